@@ -1,0 +1,1 @@
+"""What enters: atomic files and their checks, histories, item text."""

@@ -1,0 +1,261 @@
+"""Checks of a data set's atomic files, before RecBole loads anything.
+
+RecBole reads a file that is cut in the middle of a row, a timestamp that is not a number of seconds, or a column
+that is not there without a word, and its results are then about other data than the user believes. Here every file
+that RecBole is going to load is read once, in blocks, and what is wrong is said by file, line and column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import recbole.data.dataset
+from recbole.data.dataset import KnowledgeBasedDataset
+from recbole.utils import FeatureType, ModelType
+
+from recbole_oov.data.atomic_rows import EXAMPLES, Ids, Interactions, within_bounds
+from recbole_oov.data.atomic_table import AtomicTable, Block
+from recbole_oov.errors import DataError
+
+_GRAPH_FILES = {
+    "kg": ("HEAD_ENTITY_ID_FIELD", "RELATION_ID_FIELD", "TAIL_ENTITY_ID_FIELD"),
+    "link": ("ITEM_ID_FIELD", "ENTITY_ID_FIELD"),
+}
+Columns = dict[str, tuple[str, str | None]]
+"""Names of columns that a run needs, each with the reason and the type it must have."""
+
+
+@dataclass(frozen=True)
+class FileNeed:
+    """What a run needs of one file."""
+
+    suffix: str
+    path: Path
+    columns: Columns = field(default_factory=dict)
+    optional: bool = False
+
+
+def check_atomic_files(config: Any) -> None:
+    """Check the atomic files that a run will load.
+
+    Args:
+        config: RecBole's or the plugin's configuration. ``data_checks: warn`` turns the softer problems (missing ids
+            and ratings, repeated rows, users too short for leave-one-out) into warnings.
+
+    Raises:
+        DataError: A file cannot be used. Each problem names file, line, column or option, and the remedy.
+    """
+    checker = _Checker(config)
+    checker.check()
+    problems, doubts = checker.problems, checker.doubts
+    if config["data_checks"] == "warn":
+        for doubt in doubts:
+            getLogger(__name__).warning("%s", doubt)
+    else:
+        problems = problems + [f"{doubt} (--data_checks=warn runs all the same)" for doubt in doubts]
+    if len(problems) == 1:
+        raise DataError(problems[0])
+    if problems:
+        raise DataError(f"{len(problems)} problems in the data:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+class _Checker:
+    """One pass over a data set's files. ``problems`` stop the run, ``doubts`` do unless ``data_checks: warn``."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.problems: list[str] = []
+        self.doubts: list[str] = []
+        self.user, self.item, self.time = (config[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME"))
+        self.rating, self.label = config["RATING_FIELD"], config["LABEL_FIELD"]
+        self.sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        self.eval_args: dict[str, Any] = config["eval_args"] or {}
+        self.ids: dict[str, np.ndarray] = {}
+        self.interactions: list[Interactions] = []
+        self.loaded: set[str] = set()
+
+    def check(self) -> None:
+        """Check every file, then what only shows over all of them."""
+        if not Path(self.config["data_path"]).exists():
+            return  # RecBole is going to download it
+        before = len(self.problems)
+        for need in self._needs():
+            try:
+                self._check_file(need)
+            except DataError as error:
+                self.problems.append(str(error))
+        if len(self.problems) == before and self.interactions:
+            self._check_options()
+            self._check_interactions()
+
+    # ---- which files, which columns ----
+
+    def _needs(self) -> list[FileNeed]:
+        config, folder, name = self.config, Path(self.config["data_path"]), self.config["dataset"]
+        parts = config["benchmark_filename"]
+        inter = [f"{name}.{part}.inter" for part in parts] if parts else [f"{name}.inter"]
+        needs = [FileNeed("inter", folder / file, self._inter_columns(bool(parts))) for file in inter]
+        for suffix, id_field in (("user", self.user), ("item", self.item)):
+            columns: Columns = {id_field: (f"{suffix.upper()}_ID_FIELD", "token")} if id_field else {}
+            needs.append(FileNeed(suffix, folder / f"{name}.{suffix}", columns, optional=True))
+        if _loads_graph(config):
+            for suffix, keys in _GRAPH_FILES.items():
+                needs.append(FileNeed(suffix, folder / f"{name}.{suffix}", {config[k]: (k, "token") for k in keys}))
+        for suffix in config["additional_feat_suffix"] or []:
+            needs.append(FileNeed(suffix, folder / f"{name}.{suffix}"))
+        return needs
+
+    def _inter_columns(self, benchmark: bool) -> Columns:
+        columns: Columns = {}
+        if self.user:
+            columns |= {self.user: ("USER_ID_FIELD", "token"), self.item: ("ITEM_ID_FIELD", "token")}
+        if benchmark and self.sequential:
+            columns[f"{self.item}{self.config['LIST_SUFFIX']}"] = ("the history, for benchmark_filename", "token_seq")
+        elif self.sequential:
+            columns[self.time] = ("TIME_FIELD, which sequential models need", "float")
+        elif self.eval_args.get("order") == "TO" and not benchmark:
+            columns[self.time] = ("TIME_FIELD, which eval_args order TO needs", "float")
+        threshold = self.config["threshold"]
+        for name in threshold or {}:
+            columns[name] = ("threshold", "float")
+        if not threshold and "labeled" in (self.eval_args.get("mode") or {}).values():
+            columns[self.label] = ("LABEL_FIELD, which eval_args mode labeled needs; or set threshold", "float")
+        return columns
+
+    def _loaded(self, need: FileNeed, table: AtomicTable) -> list[str]:
+        """The columns that RecBole loads of a file, by ``load_col`` and ``unload_col``; none if not the file at all."""
+        load_col, unload_col = self.config["load_col"], self.config["unload_col"] or {}
+        if load_col is not None and need.suffix not in load_col:
+            return []
+        wanted = None if load_col is None or load_col[need.suffix] == "*" else load_col[need.suffix]
+        chosen_by_user = "load_col" in self.config.external_config_dict
+        for name in wanted or []:
+            if name not in table.columns and chosen_by_user:
+                raise DataError(
+                    f"{table.path}: load_col names the column {name!r}, which is not there; its columns are "
+                    f"{', '.join(table.columns)}"
+                )
+        not_wanted = unload_col.get(need.suffix, [])
+        loaded = [name for name in table.columns if (wanted is None or name in wanted) and name not in not_wanted]
+        for name, (reason, kind) in need.columns.items():
+            self._check_column(name, reason, kind, loaded, need, table)
+        return loaded
+
+    @staticmethod
+    def _check_column(
+        name: str, reason: str, kind: str | None, loaded: list[str], need: FileNeed, table: AtomicTable
+    ) -> None:
+        if name not in table.columns:
+            near = [other for other in table.columns if other.lower().replace("_", "") == name.lower().replace("_", "")]
+            hint = f"; is it {near[0]!r}?" if near else f"; its columns are {', '.join(table.columns)}"
+            raise DataError(f"{table.path}: the column {name!r} ({reason}) is not there{hint}")
+        if name not in loaded:
+            raise DataError(
+                f"{table.path}: the column {name!r} ({reason}) is there but not loaded; add it to load_col, as in "
+                f"load_col: {{{need.suffix}: [{', '.join([*loaded, name])}]}}"
+            )
+        if kind is not None and table.columns[name].type != kind:
+            raise DataError(
+                f"{table.path}, line 1: the column {name!r} ({reason}) is of type {table.columns[name].type}; it must "
+                f"be {name}:{kind}"
+            )
+
+    # ---- rows ----
+
+    def _check_file(self, need: FileNeed) -> None:
+        config = self.config
+        if not need.path.is_file():
+            if need.optional:
+                return
+            raise DataError(f"{need.path}: there is no such file; {config['model']} needs it")
+        load_col = config["load_col"]
+        if load_col is not None and need.suffix not in load_col:
+            if not need.optional:
+                raise DataError(
+                    f"{need.path}: load_col has no {need.suffix!r}, so that nothing of the file would be read"
+                )
+            return
+        table = AtomicTable(need.path, config["field_separator"], config["seq_separator"], config["encoding"])
+        loaded = self._loaded(need, table)
+        self.loaded.update(loaded)
+        found = Interactions(self.config, table) if need.suffix == "inter" else None
+        ids: list[np.ndarray] = []
+        rows = 0
+        id_field = {"user": self.user, "item": self.item}.get(need.suffix)
+        for block in table.blocks(loaded):
+            rows += len(block.lines)
+            self._check_block(block, table, loaded)
+            if found is not None:
+                found.add(block)
+            if id_field:
+                ids.append(Ids.of(block.frame[id_field]).hashes)
+        if rows == 0:
+            raise DataError(f"{table.path}: there is a header but no row")
+        if found is not None:
+            self.interactions.append(found)
+            self.doubts += found.doubts()
+        if id_field:
+            self.ids[need.suffix] = np.concatenate(ids)
+
+    def _check_block(self, block: Block, table: AtomicTable, loaded: Iterable[str]) -> None:
+        for name in loaded:
+            if table.columns[name].type != FeatureType.FLOAT.value:
+                continue
+            values = block.frame[name].to_numpy()
+            bad = ~np.isfinite(values) if name == self.time else np.isinf(values)
+            if bad.any():
+                line = int(block.lines[bad.argmax()])
+                value = "missing (or nan)" if np.isnan(values[bad.argmax()]) else "infinite"
+                raise DataError(
+                    f"{table.path}, line {line}: column {name} is {value}; write a finite number, or remove the row"
+                )
+
+    # ---- over all rows ----
+
+    def _check_options(self) -> None:
+        for option in ("val_interval", "normalize_field"):
+            for name in self.config[option] or []:
+                if name not in self.loaded:
+                    self.problems.append(
+                        f"{option}: the column {name!r} is not loaded from any file; loaded are "
+                        f"{', '.join(sorted(self.loaded))} (see load_col)"
+                    )
+
+    def _check_interactions(self) -> None:
+        if self.config["benchmark_filename"]:
+            return
+        found = self.interactions[0]
+        users, items = found.kept_rows(self.ids if self.config["filter_inter_by_user_or_item"] is True else {})
+        user_bounds, item_bounds = (self.config[f"{side}_inter_num_interval"] for side in ("user", "item"))
+        kept = within_bounds(users, items, user_bounds, item_bounds)
+        if not kept.any():
+            options = "val_interval, filter_inter_by_user_or_item, user_inter_num_interval and item_inter_num_interval"
+            self.problems.append(f"{found.table.path}: no row is left after filtering; loosen {options}")
+            return
+        if self.sequential and "LS" in (self.eval_args.get("split") or {}):
+            self._check_short_users(found, users[kept])
+
+    def _check_short_users(self, found: Interactions, users: np.ndarray) -> None:
+        need = 3 if self.eval_args["split"]["LS"] == "valid_and_test" else 2
+        codes, hashes = pd.factorize(users)
+        short = hashes[np.bincount(codes) < need]
+        if len(short):
+            names = found.names_of(short[:EXAMPLES])
+            more = ", …" if len(short) > EXAMPLES else ""
+            self.doubts.append(
+                f"{found.table.path}: {len(short)} of {len(hashes)} users have fewer than {need} interactions "
+                f"({self.user} {', '.join(names)}{more}), too few to leave the last out for validation and test; set "
+                f'user_inter_num_interval: "[{need},inf)"'
+            )
+
+
+def _loads_graph(config: Any) -> bool:
+    own = getattr(recbole.data.dataset, f"{config['model']}Dataset", None)
+    of_class = isinstance(own, type) and issubclass(own, KnowledgeBasedDataset)
+    return of_class or (own is None and config["MODEL_TYPE"] == ModelType.KNOWLEDGE)
