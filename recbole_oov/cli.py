@@ -1,0 +1,99 @@
+"""The command line: ``run_recbole_oov.py`` and ``recbole-oov``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from recbole_oov import __version__, registry
+from recbole_oov.config import parse_command_line
+from recbole_oov.errors import ConfigError, RecBoleOOVError
+
+HELP = f"""recbole_oov {__version__}: out-of-vocabulary items, users and LLM recommenders for RecBole
+
+  run_recbole_oov.py [run] [--model=NAME] [--dataset=NAME] [--config_files="A.yaml B.yaml"] [--KEY=VALUE …]
+      Train and test a model. Without options: BPR on ml-100k, as run_recbole.py. Any RecBole option works.
+      --nproc=N --world_size=N --ip=HOST --port=N --group_offset=N   several processes
+  run_recbole_oov.py benchmark FILE.yaml [--KEY=VALUE …]
+      Run the models, data sets and seeds of a benchmark file; continues where it stopped.
+  run_recbole_oov.py models
+      List the models that can be run.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        argv: The arguments, without the program's name.
+
+    Returns:
+        The exit status: 0, or 2 after an error in what the user gave, which is printed without a traceback.
+    """
+    if any(argument in ("-h", "--help", "help") for argument in argv):
+        print(HELP, end="")
+        return 0
+    if "--version" in argv:
+        print(__version__)
+        return 0
+    name, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("run", argv)
+    try:
+        command = _COMMANDS.get(name)
+        if command is None:
+            raise ConfigError(f"there is no command {name!r}; there are {', '.join(_COMMANDS)} (see --help)")
+        command(list(rest))
+    except RecBoleOOVError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def _run(argv: list[str]) -> None:
+    from recbole_oov.runner import run
+
+    given = parse_command_line(argv)
+    if "nproc" in given or "world_size" in given:
+        group = {key: given[key] for key in ("nproc", "world_size", "ip", "port", "group_offset") if key in given}
+        argv = [argument for argument in argv if argument.removeprefix("--").partition("=")[0] not in group]
+        _check_group(group)
+    else:
+        group = {}
+    defaults = {"model": "BPR", "dataset": "ml-100k"}
+    # A configuration file may name them too: the defaults must not win over it.
+    files = given.get("config_files")
+    if files:
+        from recbole_oov.config.reading import read_config_files
+
+        named, _ = read_config_files(files.split() if isinstance(files, str) else files)
+        defaults = {key: value for key, value in defaults.items() if key not in named}
+    missing = [f"--{key}={value}" for key, value in defaults.items() if key not in given]
+    run(argv=[*missing, *argv], **group)
+
+
+def _check_group(group: dict[str, object]) -> None:
+    for key in ("nproc", "world_size", "group_offset"):
+        value = group.get(key, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or (key == "nproc" and value < 1):
+            raise ConfigError(f"{key}: {value!r} is not a number of processes; give a whole number, at least 1")
+
+
+def _benchmark(argv: list[str]) -> None:
+    from recbole_oov.report.benchmark import benchmark
+
+    if not argv or argv[0].startswith("-"):
+        raise ConfigError("benchmark: name a benchmark file, as in: benchmark properties/benchmark/ml-100k.yaml")
+    benchmark(argv[0], parse_command_line(argv[1:]))
+
+
+def _models(argv: list[str]) -> None:
+    ours = set(registry.plugin_model_names())
+    for name in registry.model_names():
+        print(f"{name}{'  (recbole_oov)' if name in ours else ''}")
+
+
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": _run, "benchmark": _benchmark, "models": _models}

@@ -1,0 +1,1 @@
+"""Ranks, metrics and intervals that a table can be built on."""

@@ -1,0 +1,1 @@
+"""The language-model side: backbones, prompts, the OOV vocabulary, exact scoring."""

@@ -1,0 +1,54 @@
+"""ClusterPop: the most popular training items of the user's own cluster; a control that learns nothing.
+
+It uses the clusters that OOVLLMRec names users and items by, and no model: what it scores, the tokens alone know.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_oov.data.histories import Histories
+from recbole_oov.lm.vocabulary import WalkSettings, clustered
+
+
+class ClusterPop(SequentialRecommender):
+    """Ranks the items of the user's cluster first, by training popularity; then all others, by popularity."""
+
+    input_type = InputType.POINTWISE
+    recommends_for_oov_items = False
+    needs_content = False
+    needs_text = False
+    needs_base_model = False
+    paper = "https://arxiv.org/abs/2406.08477"
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        histories = Histories.from_train(dataset)
+        vocabulary = clustered(
+            histories, n_clusters=config["n_clusters"], walk=WalkSettings.of(config), seed=config["seed"]
+        )
+        popularity = torch.from_numpy(histories.item_counts()).double()
+        # At most 1 for popularity, 1 more for the own cluster.
+        self.register_buffer("popularity", (popularity / popularity.max()).to(self.device))
+        self.register_buffer("item_cluster", vocabulary.item_cluster.to(self.device))
+        self.register_buffer("user_cluster", vocabulary.user_cluster.to(self.device))
+        self.no_parameter = nn.Parameter(torch.zeros(1))
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Nothing is learned: the loss is zero."""
+        return self.no_parameter.sum() * 0.0
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """(B, n_items)"""
+        same = self.user_cluster[interaction[self.USER_ID]][:, None] == self.item_cluster
+        return self.popularity + same
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """(B,)"""
+        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)

@@ -1,0 +1,1 @@
+"""Benchmark sweeps and their tables."""

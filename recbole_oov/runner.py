@@ -1,0 +1,185 @@
+"""One experiment, from a configuration to a result: RecBole's quick start, with the plugin's checks and trainers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_environment, get_model, get_trainer, init_logger, init_seed, set_color
+
+from recbole_oov.config import OOVConfig, check_writable
+from recbole_oov.data.atomic import check_atomic_files
+from recbole_oov.errors import DataError
+
+Result = dict[str, Any]
+
+
+@dataclass
+class Experiment:
+    """All parts of one experiment, ready to be trained."""
+
+    config: OOVConfig
+    dataset: Any
+    train_data: Any
+    valid_data: Any
+    test_data: Any
+    model: Any
+    trainer: Any
+
+
+def run(
+    model: str | type | None = None,
+    dataset: str | None = None,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+    saved: bool = True,
+    nproc: int = 1,
+    world_size: int = -1,
+    ip: str = "localhost",
+    port: str = "5678",
+    group_offset: int = 0,
+    *,
+    argv: Sequence[str] | None = None,
+) -> Result | None:
+    """Train and test a model, of the plugin, registered, or RecBole's; takes what ``recbole.quick_start.run`` takes.
+
+    Args:
+        model: A model's name or class.
+        dataset: A data set's name.
+        config_file_list: YAML files, the later ones stronger.
+        config_dict: Options by name, stronger than the files.
+        saved: Save the best checkpoint, and test with it.
+        nproc: Processes on this machine; on GPUs one each, without any on CPUs.
+        world_size: Processes on all machines; -1 for ``nproc``.
+        ip, port: Where the processes meet.
+        group_offset: The rank of this machine's first process.
+        argv: Command line options ``--key=value``, the strongest. None reads ``sys.argv``, as RecBole does.
+
+    Returns:
+        RecBole's result: ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``;
+        and ``model_file``, the checkpoint's path, None if nothing was saved. None if a process group's first
+        process ran elsewhere.
+
+    Raises:
+        ConfigError: The configuration cannot work; all problems are listed. Nothing was loaded or written.
+        DataError: A data file cannot be used. Nothing was written.
+    """
+    task = (model, dataset, config_file_list, config_dict, saved, argv)
+    if nproc == 1 and world_size <= 0:
+        return _run_one(*task)
+    import torch.multiprocessing as mp
+
+    group = {
+        "world_size": nproc if world_size == -1 else world_size,
+        "ip": ip,
+        "port": str(port),
+        "nproc": nproc,
+        "offset": group_offset,
+    }
+    queue = mp.get_context("spawn").SimpleQueue()
+    argv = list(sys.argv[1:]) if argv is None else argv
+    mp.spawn(_run_rank, args=((*task[:-1], argv), group, queue), nprocs=nproc, join=True)
+    return None if queue.empty() else queue.get()
+
+
+def load(model_file: str | Path) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """A saved model with its data, as ``recbole.quick_start.load_data_and_model``.
+
+    Returns:
+        config, model, dataset, train_data, valid_data, test_data
+    """
+    from recbole.quick_start import load_data_and_model
+
+    return load_data_and_model(str(model_file))  # type: ignore[no-any-return]
+
+
+def trainer_class(config: Any) -> type:
+    """RecBole's trainer for the model, extended by what the configuration asks for."""
+    from recbole_oov.trainer.all_positions import AllPositionMixin, CausalNetworkMixin
+    from recbole_oov.trainer.evaluation import EvaluationMixin
+
+    base: type = get_trainer(config["MODEL_TYPE"], config["model"])
+    added: list[type] = []
+    if config["train_positions"] == "all" and not issubclass(base, AllPositionMixin):
+        added.append(CausalNetworkMixin)
+    if not issubclass(base, EvaluationMixin):
+        added.append(EvaluationMixin)
+    return type(base.__name__, (*added, base), {})
+
+
+def _run_rank(rank: int, task: tuple[Any, ...], group: dict[str, Any], queue: Any) -> None:
+    """What each process of a group runs; importing this module has made the plugin known in it."""
+    model, dataset, files, config_dict, saved, argv = task
+    config_dict = {**(config_dict or {}), **group, "local_rank": rank}
+    result = _run_one(model, dataset, files, config_dict, saved, argv)
+    if rank == 0:
+        queue.put(result)
+
+
+def _run_one(
+    model: str | type | None,
+    dataset_name: str | None,
+    config_file_list: Sequence[str] | None,
+    config_dict: dict[str, Any] | None,
+    saved: bool,
+    argv: Sequence[str] | None,
+) -> Result:
+    experiment = prepare(model, dataset_name, config_file_list, config_dict, argv=argv)
+    config, trainer, logger = experiment.config, experiment.trainer, getLogger()
+    show_progress = config["show_progress"]
+    best_valid_score, best_valid_result = trainer.fit(
+        experiment.train_data, experiment.valid_data, saved=saved, show_progress=show_progress
+    )
+    test_result = trainer.evaluate(experiment.test_data, load_best_model=saved, show_progress=show_progress)
+
+    logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
+    logger.info(set_color("best valid ", "yellow") + f": {best_valid_result}")
+    logger.info(set_color("test result", "yellow") + f": {test_result}")
+    if not config["single_spec"]:
+        torch.distributed.destroy_process_group()
+    return {
+        "best_valid_score": best_valid_score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": best_valid_result,
+        "test_result": test_result,
+        "model_file": trainer.saved_model_file if saved else None,
+    }
+
+
+def prepare(
+    model: str | type | None = None,
+    dataset: str | None = None,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+    *,
+    argv: Sequence[str] | None = None,
+) -> Experiment:
+    """Everything up to training: check, load, split, build. Arguments and errors as of :func:`run`."""
+    config = OOVConfig(model, dataset, config_file_list, config_dict, argv=argv)
+    check_atomic_files(config)
+    check_writable(config)
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    logger = getLogger()
+    logger.info(sys.argv if argv is None else list(argv))
+    logger.info(config)
+    try:
+        whole = create_dataset(config)
+    except OSError as error:
+        raise DataError(
+            f"dataset: {config['dataset']} could not be loaded or downloaded ({error}); put its atomic files into "
+            f"{config['data_path']}"
+        ) from error
+    logger.info(whole)
+    train_data, valid_data, test_data = data_preparation(config, whole)
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    recommender = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    logger.info(recommender)
+    trainer = trainer_class(config)(config, recommender)
+    return Experiment(config, whole, train_data, valid_data, test_data, recommender, trainer)
