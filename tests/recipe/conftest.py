@@ -1,0 +1,22 @@
+"""A small data set for whole runs, and a folder to run in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recbole_oov.testing import two_circles, write_atomic
+
+@pytest.fixture(scope="session")
+def data_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the data set ``circles``."""
+    folder = tmp_path_factory.mktemp("data")
+    write_atomic(folder, "circles", two_circles(), {f"i{i}": f"Story {i} of the sea" for i in range(24)})
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run writes ``saved/``, ``log/`` and ``log_tensorboard/`` into a folder of its own."""
+    monkeypatch.chdir(tmp_path)

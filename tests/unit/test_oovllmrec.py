@@ -1,0 +1,146 @@
+"""OOVLLMRec: consistent scores, checkpoints, prompts, and nothing held out in what it learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, init_seed
+
+from recbole_oov.errors import ConfigError, DataError
+from recbole_oov.runner import trainer_class
+from recbole_oov.testing import write_atomic
+
+
+def build(circles: Any, **options: Any) -> Any:
+    config = circles.config("OOVLLMRec", **options)
+    init_seed(config["seed"], True)
+    return get_model("OOVLLMRec")(config, circles.loaders[0]._dataset).eval()
+
+
+@pytest.fixture(scope="module")
+def model(circles: Any) -> Any:
+    return build(circles)
+
+
+def test_scores_are_log_probabilities_of_all_items(circles: Any, model: Any) -> None:
+    scores = model.full_sort_predict(circles.loaders[1]._dataset.inter_feat)
+    assert scores.shape == (60, 25)
+    torch.testing.assert_close(scores[:, 1:].exp().sum(1), torch.ones(60))
+
+
+def test_predict_agrees_with_full_sort_and_with_any_batch(circles: Any, model: Any) -> None:
+    rows = circles.loaders[2]._dataset.inter_feat
+    scores = model.full_sort_predict(rows)
+    torch.testing.assert_close(model.predict(rows), scores[torch.arange(60), rows["item_id"]])
+    alone = torch.cat([model.full_sort_predict(rows[torch.tensor([i])]) for i in range(5)])
+    torch.testing.assert_close(alone, scores[:5], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"rank_tokens": "own"}, {"prompts": "sequential-text"}, {"augmentation": 0}])
+def test_the_loss_is_the_score_of_the_target(circles: Any, options: dict[str, Any]) -> None:
+    model = build(circles, **options)
+    rows = circles.loaders[0]._dataset.inter_feat[:40]
+    torch.testing.assert_close(model.calculate_loss(rows), -model.predict(rows).mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_item_text_follows_the_item_and_changes_the_scores(circles: Any) -> None:
+    model = build(circles, prompts="sequential-text", item_text_tokens=4)
+    rows = circles.loaders[1]._dataset.inter_feat[:3]
+    before = model.full_sort_predict(rows)
+    model.item_blocks[:, 2] = model.item_blocks[:, 3]
+    assert not torch.allclose(before, model.full_sort_predict(rows))
+
+
+def test_a_reload_scores_bit_for_bit_the_same_even_with_another_vocabulary(circles: Any, model: Any) -> None:
+    rows = circles.loaders[2]._dataset.inter_feat
+    other = build(circles, seed=7)
+    assert not torch.equal(other.vocabulary.item_vectors, model.vocabulary.item_vectors)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.eval().full_sort_predict(rows), model.full_sort_predict(rows))
+
+
+def test_every_parameter_learns(circles: Any) -> None:
+    model = build(circles).train()
+    model.calculate_loss(circles.loaders[0]._dataset.inter_feat).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+def train(circles: Any, data: Any, **options: Any) -> Any:
+    config = circles.config("OOVLLMRec", **options)
+    init_seed(config["seed"], True)
+    loaders = data_preparation(config, create_dataset(config)) if data is None else data
+    init_seed(config["seed"], True)
+    model = get_model("OOVLLMRec")(config, loaders[0]._dataset)
+    trainer = trainer_class(config)(config, model)
+    trainer.fit(loaders[0], loaders[1], saved=False, verbose=False)
+    return model, trainer.evaluate(loaders[2], load_best_model=False)
+
+
+@pytest.mark.parametrize("rank_tokens", ["shared", "own"])
+def test_it_learns_what_decides_the_next_item(
+    circles: Any, rank_tokens: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"epochs": 20, "stopping_step": 20, "eval_step": 5, "train_batch_size": 64, "learning_rate": 0.01}
+    metrics = {"topk": [1], "metrics": ["Recall", "NDCG"], "valid_metric": "NDCG@1"}
+    _, result = train(circles, circles.loaders, rank_tokens=rank_tokens, **options, **metrics)
+    assert result["recall@1"] > 0.9  # one of 24 by chance, one of 12 by the user's circle
+
+
+def test_held_out_targets_change_nothing_that_is_learned(
+    circles: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permute every validation and test target: tokens and trained weights stay bit for bit the same."""
+    monkeypatch.chdir(tmp_path)
+    # The first user has every item in training, so that internal ids, which follow first appearance, are the same.
+    first = {"first": [*(f"i{i}" for i in range(24)), "i0", "i12"]}
+    histories = first | circles.histories
+    users = list(circles.histories)
+    permuted = first | {
+        user: [*histories[user][:-2], histories[users[-1 - at]][-2], histories[users[at - 7]][-1]]
+        for at, user in enumerate(users)
+    }
+    assert sum(permuted[user][-2:] != histories[user][-2:] for user in users) > 50
+    titles = {f"i{i}": f"Story {i} of the sea" for i in range(24)}
+    weights = []
+    for name, lists in (("one", histories), ("two", permuted)):
+        write_atomic(tmp_path / name, "circles", lists, titles)
+        options = {"data_path": str(tmp_path / name), "epochs": 2, "stopping_step": 50}
+        model, _ = train(circles, None, **options)
+        weights.append(model.state_dict())
+    assert weights[0].keys() == weights[1].keys()
+    assert any(key.startswith("oov_") for key in weights[0])
+    for key in weights[0]:
+        assert torch.equal(weights[0][key], weights[1][key]), key
+
+
+def test_items_without_text_are_said_where_text_is_needed(circles: Any, tmp_path: Any) -> None:
+    write_atomic(tmp_path, "circles", circles.histories, {f"i{i}": "" if i in (3, 4) else "Sea" for i in range(24)})
+    config = circles.config("OOVLLMRec", data_path=str(tmp_path), prompts="sequential-text")
+    dataset = data_preparation(config, create_dataset(config))[0]._dataset
+    with pytest.raises(DataError, match=r"circles.item: 2 of 24 items have no text \(item_id i3, i4\).*data_checks"):
+        get_model("OOVLLMRec")(config, dataset)
+    config["data_checks"] = "warn"
+    get_model("OOVLLMRec")(config, dataset)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("backbone", "gpt-9", "backbone: 'gpt-9' is not known"),
+        ("prompts", "sequentially", "prompts: no template file"),
+        ("rank_tokens", "each", "rank_tokens: 'each' is not one of shared, own"),
+        ("oov_tokens", "cluster", "oov_tokens: 'cluster' is not one of clustered, random"),
+        ("n_heads", 3, "n_heads: 3 does not divide hidden_size 16"),
+        ("n_clusters", 0, "n_clusters: 0 is not allowed"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_data_loads(
+    circles: Any, option: str, value: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        circles.config("OOVLLMRec", **{option: value})
