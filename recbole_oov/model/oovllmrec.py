@@ -30,8 +30,8 @@ class OOVLLMRec(SequentialRecommender):
     """Names every user and item by a cluster token and a rank token, and lets a language model continue histories.
 
     A history is one causal sequence: the prompt's words, the user's two tokens, then two tokens an item. The state
-    before an item predicts its cluster, the state at its cluster token predicts which of the cluster's items it is.
-    All positions are learned in one pass. To score, all clusters are appended to the history as siblings that do
+    before an item predicts its cluster; it and the state at the cluster token predict which of the cluster's items it
+    is. All positions are learned in one pass. To score, all clusters are appended to the history as siblings that do
     not see each other, so that one pass gives the exact log-probability of every item.
 
     Configuration keys are explained in ``properties/model/OOVLLMRec.yaml``.
@@ -57,7 +57,6 @@ class OOVLLMRec(SequentialRecommender):
         self.rank_tokens = config["rank_tokens"]
         self.augmentation = float(config["augmentation"])
         self.item_augmentation = float(config["item_augmentation"])
-        self.skip = float(config["skip"] if config["skip"] is not None else 1.0)
         self.prompts = load_prompts(config["prompts"])
         histories = Histories.from_train(dataset)
         texts = item_texts(dataset, config["item_text_fields"])
@@ -216,8 +215,10 @@ class OOVLLMRec(SequentialRecommender):
         block_length = (self.item_blocks[inputs[row, position]] != 0).sum(dim=1)
         before = output.last_hidden_state[row, start + position * width + block_length - 1]
         at_cluster = output.last_hidden_state[row, start + (position + 1) * width]
-        leaf_states = at_cluster + self.skip * before
-        nll = self.tree.nll(self._cluster_logits(before), leaf_states, self._leaves(), targets[row, position])
+        # The state before the item helps to tell which of the cluster's items it is: without it a small backbone
+        # must first learn to look one token back from the cluster token before the last item counts at all.
+        states = at_cluster + before
+        nll = self.tree.nll(self._cluster_logits(before), states, self._leaves(), targets[row, position])
         return nll.mean()
 
     def _cluster_logits(self, states: Tensor) -> Tensor:
@@ -239,7 +240,7 @@ class OOVLLMRec(SequentialRecommender):
         )
         last = (real * torch.arange(real.shape[1], device=real.device)).argmax(dim=1)
         state = output.last_hidden_state[torch.arange(len(users), device=users.device), last]
-        branches = output.last_hidden_state[:, -k:] + self.skip * state[:, None]
+        branches = output.last_hidden_state[:, -k:] + state[:, None]
         return self.tree.log_probs(self._cluster_logits(state), branches, self._leaves())
 
     def predict(self, interaction: Interaction) -> Tensor:

@@ -142,7 +142,11 @@ def test_a_model_trains_saves_and_tests(model: str, data_path: Path) -> None:
 
 
 REFERENCE = json.loads(reference.FILE.read_text(encoding="utf-8"))
-DIFFERENT: dict[str, str] = {}
+DIFFERENT = {
+    "NeuMF, default dropout": "torch draws dropout masks from another stream than 2.5 did",
+    "SASRec, default dropout": "torch draws dropout masks from another stream than 2.5 did",
+    "ItemKNN, default k": "numpy breaks ties between equal similarities at the k-th neighbour another way",
+}
 """Cases whose numbers are not the old ones, and why; docs/compat.md has the table."""
 
 
@@ -156,8 +160,8 @@ def test_the_reference_is_of_this_script() -> None:
 def test_metrics_are_those_of_the_old_libraries(case: str, tmp_path: Path, data_path: Path) -> None:
     if case in DIFFERENT:
         pytest.skip(DIFFERENT[case])
-    dataset, config = reference.configuration(case, data_path, tmp_path / "saved")
-    result = recbole_oov.run(model=case, dataset=dataset, config_dict=config, argv=[])
+    model, dataset, config = reference.configuration(case, data_path, tmp_path / "saved")
+    result = recbole_oov.run(model=model, dataset=dataset, config_dict=config, argv=[])
     assert result is not None
     measured = {name: round(float(value), 4) for name, value in result["test_result"].items()}
     assert measured == REFERENCE["cases"][case]["test_result"]
