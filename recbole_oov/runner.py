@@ -136,6 +136,8 @@ def _run_one(
     best_valid_score, best_valid_result = trainer.fit(
         experiment.train_data, experiment.valid_data, saved=saved, show_progress=show_progress
     )
+    if not config["single_spec"]:
+        torch.distributed.barrier()  # the first process has written what all are about to load
     test_result = trainer.evaluate(experiment.test_data, load_best_model=saved, show_progress=show_progress)
 
     logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
@@ -182,4 +184,9 @@ def prepare(
     recommender = get_model(config["model"])(config, train_data._dataset).to(config["device"])
     logger.info(recommender)
     trainer = trainer_class(config)(config, recommender)
+    if not config["single_spec"]:
+        # Each process names the checkpoint by its own clock, and the first one writes it.
+        name = [trainer.saved_model_file]
+        torch.distributed.broadcast_object_list(name)
+        trainer.saved_model_file = name[0]
     return Experiment(config, whole, train_data, valid_data, test_data, recommender, trainer)

@@ -65,6 +65,9 @@ def install() -> None:
 class OOVConfig(Config):
     """RecBole's configuration, checked whole.
 
+    A model's class may check its own options: a static method ``config_problems(values) -> list[str]`` is called with
+    all options once these are otherwise in order, before any data is loaded.
+
     Args:
         model: A model's name or class; where None, ``model`` of the dictionary, files or command line.
         dataset: A data set's name; where None, ``dataset`` of those.
@@ -256,6 +259,9 @@ class OOVConfig(Config):
         if final["use_gpu"] and several:
             os.environ["CUDA_VISIBLE_DEVICES"] = str(final["gpu_id"])  # before CUDA is asked for the first time
         if final["use_gpu"] and not (several and not torch.cuda.is_available()):
+            named = len(str(final["gpu_id"]).split(","))
+            if several and named < final["nproc"]:
+                raise ConfigError(f"gpu_id: {named} named for nproc: {final['nproc']}; name one for each, as in 0,1")
             super()._init_device()
             return
         final["device"] = torch.device("cpu")

@@ -81,6 +81,7 @@ def benchmark(file: str, overrides: Mapping[str, Any]) -> Path:
             row = run_cell(cell, output / "saved" / cell.key)
         except Exception as error:  # the sweep goes on; the row says why
             row = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        shutil.rmtree(output / "saved" / cell.key, ignore_errors=True)
         row = {"key": cell.key, "name": cell.name, "model": cell.model, "dataset": cell.dataset, **row}
         _append(results, {**row, "options": cell.options})
         console.print(f"{label}: {row.get('error') or _short(row, spec['k'])}")
@@ -122,7 +123,7 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
 
     Args:
         cell: What to run.
-        checkpoints: A folder of the cell's own, since RecBole's file names tell only seconds apart; removed at the end.
+        checkpoints: A folder of the cell's own, since RecBole's file names tell only seconds apart.
     """
     from recbole_oov import runner
 
@@ -140,7 +141,6 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     tokens = experiment.dataset.id2token(model.USER_ID, users)
     order = np.argsort(tokens)
     losses = experiment.trainer.train_loss_dict
-    shutil.rmtree(checkpoints)
     return {
         "seed": cell.options["seed"],
         "targets": hashlib.sha256("\n".join(experiment.dataset.id2token(model.ITEM_ID, items)[order]).encode()).hexdigest(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -35,11 +36,18 @@ def options(data_path: Path, **more: Any) -> list[str]:
     return [f"--{key}={value}" for key, value in {"dataset": "circles", "data_path": data_path, **more}.items()]
 
 
+def run_command(argv: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must succeed; what it printed, without colours."""
+    # RecBole sets its log up only where nobody did, and pytest did.
+    logging.getLogger().handlers.clear()
+    assert main(argv) == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", "".join(capfd.readouterr()))
+
+
 def test_the_main_command_ends_with_results_and_a_checkpoint(
     data_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--model=OOVLLMRec", *options(data_path, **SMALL)]) == 0
-    output = re.sub(r"\x1b\[[0-9;]*m", "", "".join(capfd.readouterr()))
+    output = run_command(["--model=OOVLLMRec", *options(data_path, **SMALL)], capfd)
     assert re.search(r"best valid\s*: OrderedDict", output) and re.search(r"test result\s*: OrderedDict", output)
     assert "Train     0" in output and "Evaluate" in output, "progress is shown"
     assert [path.name for path in Path("saved").iterdir() if re.fullmatch(r"OOVLLMRec-.*\.pth", path.name)]
@@ -56,8 +64,8 @@ def test_other_models_run_by_the_same_command(data_path: Path, model: str) -> No
 def test_config_files_name_the_model_and_flags_win(data_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Path("a.yaml").write_text("model: BPR\nepochs: 7\nembedding_size: 8\n", encoding="utf-8")
     Path("b.yaml").write_text("epochs: 3\n", encoding="utf-8")
-    assert main(["--config_files=a.yaml b.yaml", *options(data_path, epochs=1, show_progress=False)]) == 0
-    output = re.sub(r"\x1b\[[0-9;]*m", "", "".join(capfd.readouterr()))
+    argv = ["--config_files=a.yaml b.yaml", *options(data_path, epochs=1, show_progress=False)]
+    output = run_command(argv, capfd)
     assert "epochs = 1" in output and "embedding_size = 8" in output and "epoch 1 training" not in output
 
 

@@ -34,7 +34,7 @@ def spec_file(tmp_path: Path, circles: Any, **changes: Any) -> str:
         **changes,
     }
     path = tmp_path / "spec.yaml"
-    path.write_text(yaml.safe_dump(spec), encoding="utf-8")
+    path.write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
     return str(path)
 
 
