@@ -11,6 +11,7 @@ asked for, so that running ``BPR`` never pays for importing a language-model lib
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -168,7 +169,8 @@ def plugin_model_names() -> list[str]:
     return sorted(_entries)
 
 
-def _recbole_models() -> list[str]:
+@functools.cache
+def _recbole_models() -> tuple[str, ...]:
     """RecBole's own model classes, read from its files without importing them."""
     names: list[str] = []
     for family in sorted(set(_FAMILY_OF_TYPE.values())):
@@ -178,7 +180,7 @@ def _recbole_models() -> list[str]:
             folder = Path(location) / family
             for module in pkgutil.iter_modules([str(folder)]):
                 names += _class_named_like(folder / f"{module.name}.py", module.name)
-    return names
+    return tuple(names)
 
 
 def _class_named_like(path: Path, module: str) -> list[str]:

@@ -83,8 +83,7 @@ def run(
         "offset": group_offset,
     }
     queue = mp.get_context("spawn").SimpleQueue()
-    argv = list(sys.argv[1:]) if argv is None else argv
-    mp.spawn(_run_rank, args=((*task[:-1], argv), group, queue), nprocs=nproc, join=True)
+    mp.spawn(_run_rank, args=(task, group, queue), nprocs=nproc, join=True)
     return None if queue.empty() else queue.get()
 
 

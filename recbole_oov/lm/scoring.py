@@ -12,8 +12,8 @@ class TokenTree(nn.Module):
 
     log p(item | history) = log p(cluster | history) + log p(item | history, cluster), with one small softmax each.
     Only existing pairs are in the tree, so the probabilities of all items sum to one and no invalid item can come
-    out. Everything works on blocks of one cluster's leaves, so the cost of learning a target grows with the size of
-    a cluster, not with the number of items.
+    out. A target is learned among its own cluster's leaves, so its cost grows with the size of a cluster, not with the
+    number of items.
 
     Args:
         item_cluster: Cluster of every item, padding (row 0) included. (n_items,)
@@ -22,12 +22,15 @@ class TokenTree(nn.Module):
     Attributes:
         members: Item ids by cluster and slot, 0 where a cluster has fewer items. (K, R)
         slot: An item's place among its cluster's items. (n_items,)
+        by_cluster: All item ids, cluster after cluster. (n_items - 1,)
+        sizes: Items of each cluster. K
         empty: Whether a cluster has no item (only users, or nobody): it cannot come next. (K,)
     """
 
     members: Tensor
     slot: Tensor
     empty: Tensor
+    by_cluster: Tensor
     item_cluster: Tensor
 
     def __init__(self, item_cluster: Tensor, n_clusters: int) -> None:
@@ -43,6 +46,8 @@ class TokenTree(nn.Module):
         self.register_buffer("members", members, persistent=False)
         self.register_buffer("slot", slot, persistent=False)
         self.register_buffer("empty", sizes == 0, persistent=False)
+        self.register_buffer("by_cluster", order, persistent=False)
+        self.sizes: list[int] = sizes.tolist()
         self.register_buffer("item_cluster", item_cluster.clone(), persistent=False)
 
     def nll(self, cluster_logits: Tensor, states: Tensor, leaves: Tensor, targets: Tensor) -> Tensor:
@@ -58,17 +63,20 @@ class TokenTree(nn.Module):
             (N,)
         """
         cluster = self.item_cluster[targets]
-        # States are gathered by cluster into one padded block, so that one batched product serves all clusters.
-        counts = torch.bincount(cluster, minlength=len(self.members))
+        # Sorted by cluster, each cluster's states meet its own leaves alone: no padding, whatever the sizes are.
         order = torch.argsort(cluster, stable=True)
-        row = torch.empty_like(order)
-        row[order] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[cluster[order]]
-        block = states.new_zeros(len(self.members), int(counts.max()), states.shape[1])
-        block = block.index_put((cluster, row), states)
-        leaf_logits = self._leaf_logits(block, leaves)[cluster, row]
-        return F.cross_entropy(self._of_items(cluster_logits), cluster, reduction="none") + F.cross_entropy(
-            leaf_logits, self.slot[targets], reduction="none"
+        present, counts = torch.unique_consecutive(cluster[order], return_counts=True)
+        state_blocks = states[order].split(counts.tolist())
+        slot_blocks = self.slot[targets[order]].split(counts.tolist())
+        leaf_blocks = leaves[self.by_cluster].split(self.sizes)
+        leaf_nll = torch.cat(
+            [
+                F.cross_entropy(block @ leaf_blocks[c].T, slots, reduction="none")
+                for c, block, slots in zip(present.tolist(), state_blocks, slot_blocks, strict=True)
+            ]
         )
+        cluster_nll = F.cross_entropy(self._of_items(cluster_logits), cluster, reduction="none")
+        return cluster_nll + torch.empty_like(leaf_nll).index_put((order,), leaf_nll)
 
     def log_probs(self, cluster_logits: Tensor, branches: Tensor, leaves: Tensor) -> Tensor:
         """Exact log-probability of every item.

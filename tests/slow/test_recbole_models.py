@@ -142,7 +142,7 @@ def test_a_model_trains_saves_and_tests(model: str, data_path: Path) -> None:
 
 
 REFERENCE = json.loads(reference.FILE.read_text(encoding="utf-8"))
-DIFFERENT = {} if True else {
+DIFFERENT = {
     "NeuMF, default dropout": "torch draws dropout masks from another stream than 2.5 did",
     "SASRec, default dropout": "torch draws dropout masks from another stream than 2.5 did",
     "ItemKNN, default k": "numpy breaks ties between equal similarities at the k-th neighbour another way",
