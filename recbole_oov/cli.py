@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from recbole_oov import __version__, registry
 from recbole_oov.config import parse_command_line
@@ -58,7 +59,9 @@ def _run(argv: list[str]) -> None:
 
     given = parse_command_line(argv)
     if "nproc" in given or "world_size" in given:
-        group = {key: given[key] for key in ("nproc", "world_size", "ip", "port", "group_offset") if key in given}
+        group: dict[str, Any] = {
+            key: given[key] for key in ("nproc", "world_size", "ip", "port", "group_offset") if key in given
+        }
         argv = [argument for argument in argv if argument.removeprefix("--").partition("=")[0] not in group]
         _check_group(group)
     else:
@@ -75,7 +78,7 @@ def _run(argv: list[str]) -> None:
     run(argv=[*missing, *argv], **group)
 
 
-def _check_group(group: dict[str, object]) -> None:
+def _check_group(group: dict[str, Any]) -> None:
     for key in ("nproc", "world_size", "group_offset"):
         value = group.get(key, 1)
         if not isinstance(value, int) or isinstance(value, bool) or (key == "nproc" and value < 1):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,27 +75,22 @@ def check_writable(config: Any) -> None:
     """Make sure that what a run writes can be written, and leave nothing behind.
 
     Args:
-        config: A configuration or a mapping; read are ``checkpoint_dir`` and ``save_user_metrics``. RecBole writes
-            ``log/`` and ``log_tensorboard/`` into the working directory.
+        config: A configuration or a mapping with ``checkpoint_dir``. RecBole writes ``log/`` and
+            ``log_tensorboard/`` into the working directory.
 
     Raises:
         ConfigError: A folder is a file, or lies where nothing can be created; the option is named.
     """
     places = {"checkpoint_dir": Path(str(config["checkpoint_dir"]))}
     places |= {"the log (in the working directory)": Path("log"), "the TensorBoard log": Path("log_tensorboard")}
-    metrics_file = config["save_user_metrics"] if not isinstance(config, Mapping) else config.get("save_user_metrics")
-    if metrics_file:
-        places["save_user_metrics"] = Path(str(metrics_file)).parent
     problems = [problem for option, folder in places.items() if (problem := _write_problem(option, folder))]
-    if metrics_file and Path(str(metrics_file)).is_dir():
-        problems.append(f"save_user_metrics: {metrics_file} is a folder; name a file in it")
     if problems:
         raise ConfigError(problems)
 
 
 def _write_problem(option: str, folder: Path) -> str | None:
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    remedy = "choose another folder" if option in ("checkpoint_dir", "save_user_metrics") else "start in another folder"
+    remedy = "choose another folder" if option == "checkpoint_dir" else "start in another folder"
     if not existing.is_dir():
         return f"{option}: cannot write to {folder}, because {existing} is a file; {remedy}"
     reason = "you have no permission to write there"

@@ -213,7 +213,6 @@ RULES: dict[str, Rule] = {
     "window_stride": NONE | whole(1),
     "mask_history": FLAG,
     "data_checks": one_of("error", "warn"),
-    "save_user_metrics": NONE | NAME,
 }
 
 _OF_INTERVALS = re.compile(r"\w+_num_interval")

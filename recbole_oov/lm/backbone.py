@@ -89,6 +89,7 @@ def add_oov_tokens(tokenizer: PreTrainedTokenizerFast, names: list[str]) -> int:
     first = len(tokenizer)
     added = tokenizer.add_tokens(names)
     if added != len(names):
-        known = next(name for name in names if tokenizer.convert_tokens_to_ids(name) < first)
+        words = tokenizer.get_vocab()
+        known = next(name for name in names if words[name] < first)
         raise ConfigError(f"backbone: its tokenizer already has the token {known!r}, which names a cluster or a rank")
     return first

@@ -99,7 +99,7 @@ class TokenTree(nn.Module):
         return cluster_logits.masked_fill(self.empty, torch.finfo(cluster_logits.dtype).min)
 
     def _leaf_logits(self, states: Tensor, leaves: Tensor) -> Tensor:
-        """(K, N, d) states of each cluster → (K, N, R) logits of its items, the least finite number where there is none."""
+        """(K, N, d) states of each cluster → (K, N, R) logits of its items, the least finite number where none is."""
         logits = torch.bmm(states, leaves[self.members].transpose(1, 2))
         return logits.masked_fill((self.members == 0)[:, None], torch.finfo(logits.dtype).min)
 

@@ -47,7 +47,8 @@ class ClusterPop(SequentialRecommender):
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """(B, n_items)"""
         same = self.user_cluster[interaction[self.USER_ID]][:, None] == self.item_cluster
-        return self.popularity + same
+        scores: Tensor = self.popularity + same
+        return scores
 
     def predict(self, interaction: Interaction) -> Tensor:
         """(B,)"""

@@ -118,12 +118,8 @@ class OOVLLMRec(SequentialRecommender):
         self.first_fine = self.n_words + self.n_clusters
         self.tokenizer = copy.deepcopy(self.word_tokenizer)
         add_oov_tokens(self.tokenizer, vocabulary.names(n_fine))
-        item_ids = torch.stack(
-            [self.first_cluster + vocabulary.item_cluster, self.first_fine + item_fine], dim=1
-        )
-        user_ids = torch.stack(
-            [self.first_cluster + vocabulary.user_cluster, self.first_fine + user_fine], dim=1
-        )
+        item_ids = torch.stack([self.first_cluster + vocabulary.item_cluster, self.first_fine + item_fine], dim=1)
+        user_ids = torch.stack([self.first_cluster + vocabulary.user_cluster, self.first_fine + user_fine], dim=1)
         blocks = torch.cat([item_ids, self.text_ids], dim=1)
         blocks[0] = 0  # the padding item is no token at all
         self.register_buffer("item_blocks", blocks.to(self.device), persistent=False)
@@ -149,7 +145,9 @@ class OOVLLMRec(SequentialRecommender):
         """Token ids (B, T), their vectors (B, T, d), and which tokens are real (B, T), of prompts and histories."""
         prefix = torch.cat(
             [
-                self.user_tokens[users] if piece == "{user}" else self.words[piece].to(users.device).expand(len(users), -1)
+                self.user_tokens[users]
+                if piece == "{user}"
+                else self.words[piece].to(users.device).expand(len(users), -1)
                 for piece in template.before
             ],
             dim=1,
@@ -168,7 +166,7 @@ class OOVLLMRec(SequentialRecommender):
 
     def _table(self) -> Tensor:
         """E[t] + α (W m_t + b) for cluster tokens, m_t the cluster's own centroid; E[t] for all others. (V, d)"""
-        table = self.backbone.get_input_embeddings().weight
+        table: Tensor = self.backbone.get_input_embeddings().weight
         if not self.augmentation:
             return table
         extra = self.augmentation * self.augmentation_map(self.oov_centroids)
@@ -177,7 +175,7 @@ class OOVLLMRec(SequentialRecommender):
 
     def _leaves(self) -> Tensor:
         """Output vectors of all items: those of their fine tokens. (n_items, d)"""
-        fine = self.backbone.get_input_embeddings().weight[self.item_blocks[:, 1]]
+        fine: Tensor = self.backbone.get_input_embeddings().weight[self.item_blocks[:, 1]]
         if self.item_augmentation:
             fine = fine + self.item_augmentation * self.item_map_out(self.oov_item_vectors)
         return fine
@@ -239,7 +237,7 @@ class OOVLLMRec(SequentialRecommender):
             position_ids=sibling_positions(real, k),
         )
         last = (real * torch.arange(real.shape[1], device=real.device)).argmax(dim=1)
-        state = output.last_hidden_state[torch.arange(len(users), device=users.device), last]
+        state: Tensor = output.last_hidden_state[torch.arange(len(users), device=users.device), last]
         branches = output.last_hidden_state[:, -k:] + state[:, None]
         return self.tree.log_probs(self._cluster_logits(state), branches, self._leaves())
 

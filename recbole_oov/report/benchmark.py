@@ -143,7 +143,9 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     losses = experiment.trainer.train_loss_dict
     return {
         "seed": cell.options["seed"],
-        "targets": hashlib.sha256("\n".join(experiment.dataset.id2token(model.ITEM_ID, items)[order]).encode()).hexdigest(),
+        "targets": hashlib.sha256(
+            "\n".join(experiment.dataset.id2token(model.ITEM_ID, items)[order]).encode()
+        ).hexdigest(),
         "best_valid": float(best),
         "epochs": len(losses),
         "train_seconds": round(trained - started, 1),

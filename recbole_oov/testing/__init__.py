@@ -27,9 +27,7 @@ def write_atomic(
     """
     folder = Path(data_path) / name
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        f"{user}\t{item}\t{time}" for user, items in histories.items() for time, item in enumerate(items)
-    ]
+    rows = [f"{user}\t{item}\t{time}" for user, items in histories.items() for time, item in enumerate(items)]
     header = "user_id:token\titem_id:token\ttimestamp:float"
     (folder / f"{name}.inter").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     if titles is not None:

@@ -33,9 +33,7 @@ class AllPositionMixin:
     model: Any
     _windows: WindowLoader | None = None
 
-    def _train_epoch(
-        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
-    ) -> Any:
+    def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
         if self._windows is None:
             self._windows = window_loader(self.config, train_data._dataset)
             self.prepare(train_data)
@@ -140,7 +138,9 @@ def check_same_loss(model: Any, rows: Interaction) -> None:
         if states.dim() != 3 or states.shape[1] != seq.shape[1]:
             raise ConfigError(f"train_positions: {name} has no state for each position of a history; {remedy}")
         last = states[at, lengths - 1]
-        same_loss = torch.allclose(F.cross_entropy(last @ model.item_embedding.weight.T, target), expected, rtol=_TOLERANCE)
+        same_loss = torch.allclose(
+            F.cross_entropy(last @ model.item_embedding.weight.T, target), expected, rtol=_TOLERANCE
+        )
         # What comes later must not change an earlier state: replace the items of the second half and compare.
         half = (lengths // 2).clamp(min=1)
         later = torch.arange(seq.shape[1], device=seq.device) >= half[:, None]
@@ -148,7 +148,9 @@ def check_same_loss(model: Any, rows: Interaction) -> None:
         before = all_position_states(model, changed, lengths)[at, half - 1]
         causal = torch.allclose(before, states[at, half - 1], atol=_TOLERANCE, rtol=_TOLERANCE)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
-        raise ConfigError(f"train_positions: {name} cannot be trained from all positions ({error}); {remedy}") from error
+        raise ConfigError(
+            f"train_positions: {name} cannot be trained from all positions ({error}); {remedy}"
+        ) from error
     finally:
         model.train(mode)
     if not causal:

@@ -61,7 +61,9 @@ class EvaluationMixin:
             self._seen[self._phase] = seen_matrix(*(part._dataset for part in parts if part is not None))
         rows = self._seen[self._phase][users.cpu().numpy()].tocoo()
         device = users.device
-        return torch.from_numpy(rows.row.astype(np.int64)).to(device), torch.from_numpy(rows.col.astype(np.int64)).to(device)
+        return torch.from_numpy(rows.row.astype(np.int64)).to(device), torch.from_numpy(rows.col.astype(np.int64)).to(
+            device
+        )
 
     def _check_finite(self, scores: Tensor, interaction: Any) -> None:
         """RecBole has set the padding item and masked items to -inf; any other number must be finite."""

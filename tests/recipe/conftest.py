@@ -8,6 +8,7 @@ import pytest
 
 from recbole_oov.testing import two_circles, write_atomic
 
+
 @pytest.fixture(scope="session")
 def data_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the data set ``circles``."""

@@ -112,7 +112,12 @@ def test_masking_the_history_leaves_it_out(data_path: Path) -> None:
 def run_script(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=300, check=False
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
     )
 
 
@@ -137,7 +142,9 @@ def test_the_example_of_an_own_model_runs() -> None:
     text = (ROOT / "docs/add-a-model.md").read_text(encoding="utf-8")
     code = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0]
     assert len(code.strip().splitlines()) < 40
-    Path("my_model.py").write_text(code.replace('"epochs": 3', '"epochs": 1, "train_batch_size": 65536'), encoding="utf-8")
+    Path("my_model.py").write_text(
+        code.replace('"epochs": 3', '"epochs": 1, "train_batch_size": 65536'), encoding="utf-8"
+    )
     done = run_script("import runpy; runpy.run_path('my_model.py', run_name='__main__')")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "test result" in done.stdout + done.stderr

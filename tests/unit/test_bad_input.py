@@ -157,7 +157,6 @@ def test_a_bad_config_file(refused: Refused, workplace: Path) -> None:
 def test_a_folder_that_cannot_be_written(refused: Refused, workplace: Path) -> None:
     (workplace / "file").write_text("")
     refused(["--checkpoint_dir=file/saved"], "checkpoint_dir: cannot write to file/saved", "choose another folder")
-    refused(["--save_user_metrics=file/a.parquet"], "save_user_metrics: cannot write to file")
 
 
 def test_a_working_directory_that_cannot_be_written(refused: Refused, workplace: Path) -> None:

@@ -348,7 +348,6 @@ def test_a_models_options_are_checked(model: str, option: str, said: str) -> Non
         "--threshold=None",
         "--numerical_features=[rating]",
         "--normalize_field=[rating]",
-        "--save_user_metrics=a.parquet",
         "--nproc=2 --ip=localhost --port=5678 --world_size=-1 --group_offset=0",
     ],
 )
@@ -539,15 +538,14 @@ def test_pyyamls_loaders_are_left_alone() -> None:
 
 
 def test_writable_places_pass_and_stay_as_they_are(workplace: Path) -> None:
-    check_writable(configure("--checkpoint_dir=a/b/c", "--save_user_metrics=d/e.parquet"))
+    check_writable(configure("--checkpoint_dir=a/b/c"))
     assert not list(workplace.iterdir())
 
 
-@pytest.mark.parametrize("option", ["checkpoint_dir", "save_user_metrics"])
-def test_a_place_under_a_file_is_refused(workplace: Path, option: str) -> None:
+def test_a_place_under_a_file_is_refused(workplace: Path) -> None:
     (workplace / "file").write_text("")
-    with pytest.raises(ConfigError, match=rf"{option}: cannot write to file/sub.*{workplace / 'file'} is a file"):
-        check_writable(configure(f"--{option}=file/sub/x"))
+    with pytest.raises(ConfigError, match=rf"checkpoint_dir: cannot write to file/sub.*{workplace / 'file'} is a file"):
+        check_writable(configure("--checkpoint_dir=file/sub/x"))
     assert [path.name for path in workplace.iterdir()] == ["file"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,6 @@ def test_walks_step_along_training_interactions_only(pairs: list[tuple[int, int]
     walks = random_walks(users, items, n_users=7, walk=WalkSettings(2, 7), seed=seed)
     edges = {(u, i + 7) for u, i in pairs}
     for walk in walks.tolist():
-        for a, b in zip(walk, walk[1:], strict=False):
+        for a, b in itertools.pairwise(walk):
             assert (min(a, b), max(a, b)) in edges
     assert {node for walk in walks.tolist() for node in walk} == {node for edge in edges for node in edge}
