@@ -29,7 +29,8 @@ def main(argv: Sequence[str]) -> int:
         argv: The arguments, without the program's name.
 
     Returns:
-        The exit status: 0, or 2 after an error in what the user gave, which is printed without a traceback.
+        The exit status: 0; 2 after an error in what the user gave, which is printed without a traceback; 130 after
+        an interruption.
     """
     if any(argument in ("-h", "--help", "help") for argument in argv):
         print(HELP, end="")
@@ -46,6 +47,9 @@ def main(argv: Sequence[str]) -> int:
     except RecBoleOOVError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the last checkpoint that was saved is whole", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from gensim.models import Word2Vec
+from recbole.utils import set_color
 from scipy.sparse import csr_matrix
 from sklearn.cluster import KMeans
 from torch import Tensor
+from tqdm import tqdm
 
 from recbole_oov.data.histories import Histories
 from recbole_oov.errors import ConfigError
@@ -82,7 +84,9 @@ class OOVVocabulary:
         return [f"<CT{c}>" for c in range(self.n_clusters)] + [f"<{1001 + r}>" for r in range(n_fine)]
 
 
-def clustered(histories: Histories, *, n_clusters: int, walk: WalkSettings, seed: int) -> OOVVocabulary:
+def clustered(
+    histories: Histories, *, n_clusters: int, walk: WalkSettings, seed: int, show_progress: bool = False
+) -> OOVVocabulary:
     """Cluster users and items by what training interactions say of them (META ID, section 'meta-path').
 
     Args:
@@ -90,6 +94,7 @@ def clustered(histories: Histories, *, n_clusters: int, walk: WalkSettings, seed
         n_clusters: K.
         walk: Settings of walks and skip-gram.
         seed: Seeds walks, skip-gram and k-means.
+        show_progress: Show a progress bar over the walks.
 
     Raises:
         ConfigError: There are fewer users and items with training interactions than clusters.
@@ -97,7 +102,8 @@ def clustered(histories: Histories, *, n_clusters: int, walk: WalkSettings, seed
     users, items = histories.pairs()
     known_users, known_items = np.unique(users), np.unique(items)
     _check_size(n_clusters, len(known_users) + len(known_items))
-    vectors = skip_gram(random_walks(users, items, histories.n_users, walk, seed), walk, seed)
+    walks = random_walks(users, items, histories.n_users, walk, seed)
+    vectors = skip_gram(walks, walk, seed, show_progress=show_progress)
     nodes = np.concatenate([known_users, known_items + histories.n_users])
     x = _unit(np.stack([vectors[node] for node in nodes]))
     kmeans = KMeans(n_clusters=n_clusters, n_init=4, random_state=seed).fit(x)
@@ -156,12 +162,17 @@ def random_walks(users: np.ndarray, items: np.ndarray, n_users: int, walk: WalkS
     return walks
 
 
-def skip_gram(walks: np.ndarray, walk: WalkSettings, seed: int) -> dict[int, np.ndarray]:
+def skip_gram(
+    walks: np.ndarray, walk: WalkSettings, seed: int, *, show_progress: bool = False
+) -> dict[int, np.ndarray]:
     """Skip-gram with negative sampling over the walks: one vector a node. One thread, so that a seed decides it."""
     # gensim tells the root logger about every second of work; RecBole's log is not the place for it.
     logging.getLogger("gensim").setLevel(logging.WARNING)
+    # One pass to count the words, then the epochs.
+    total = len(walks) * (1 + walk.epochs)
+    bar = tqdm(total=total, ncols=100, desc=set_color("OOV tokens ", "pink"), disable=not show_progress, unit="walk")
     model = Word2Vec(
-        _Sentences(walks),
+        _Sentences(walks, bar),
         vector_size=walk.dim,
         window=walk.window,
         sg=1,
@@ -172,18 +183,20 @@ def skip_gram(walks: np.ndarray, walk: WalkSettings, seed: int) -> dict[int, np.
         workers=1,
         seed=seed,
     )
+    bar.close()
     return {int(node): model.wv[node] for node in model.wv.index_to_key}
 
 
 class _Sentences:
     """Walks as lists of words, made row by row: a large graph's walks would not fit into memory as strings."""
 
-    def __init__(self, walks: np.ndarray) -> None:
-        self.walks = walks
+    def __init__(self, walks: np.ndarray, bar: Any) -> None:
+        self.walks, self.bar = walks, bar
         self.words = [str(node) for node in range(int(walks.max()) + 1)]
 
     def __iter__(self) -> Iterator[list[str]]:
         for row in self.walks:
+            self.bar.update()
             yield [self.words[node] for node in row]
 
 

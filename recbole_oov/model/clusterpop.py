@@ -31,7 +31,11 @@ class ClusterPop(SequentialRecommender):
         super().__init__(config, dataset)
         histories = Histories.from_train(dataset)
         vocabulary = clustered(
-            histories, n_clusters=config["n_clusters"], walk=WalkSettings.of(config), seed=config["seed"]
+            histories,
+            n_clusters=config["n_clusters"],
+            walk=WalkSettings.of(config),
+            seed=config["seed"],
+            show_progress=bool(config["show_progress"]),
         )
         popularity = torch.from_numpy(histories.item_counts()).double()
         # At most 1 for popularity, 1 more for the own cluster.

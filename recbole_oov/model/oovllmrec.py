@@ -257,5 +257,11 @@ class OOVLLMRec(SequentialRecommender):
 
 def _make_vocabulary(config: Any, histories: Histories) -> OOVVocabulary:
     seed = config["seed"]
-    vocabulary = clustered(histories, n_clusters=config["n_clusters"], walk=WalkSettings.of(config), seed=seed)
+    vocabulary = clustered(
+        histories,
+        n_clusters=config["n_clusters"],
+        walk=WalkSettings.of(config),
+        seed=seed,
+        show_progress=bool(config["show_progress"]),
+    )
     return shuffled(vocabulary, histories, seed=seed) if config["oov_tokens"] == "random" else vocabulary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import importlib
 import inspect
 import logging
 import os
@@ -254,6 +255,30 @@ def reasons_missing(tmp_path: Path) -> bool:
     raise AssertionError("a file of protocol 4 was read")
 
 
+def anomaly_detection_is_on() -> bool:
+    """Import SINE's module anew: is every later backward pass of the process watched?"""
+    name = "recbole.model.sequential_recommender.sine"
+    kept = importlib.import_module(name)
+    torch.autograd.set_detect_anomaly(False)
+    del sys.modules[name]
+    try:
+        importlib.import_module(name)
+        return torch.is_anomaly_enabled()
+    finally:
+        torch.autograd.set_detect_anomaly(False)
+        sys.modules[name] = kept
+
+
+def processes_need_a_gpu(tmp_path: Path) -> bool:
+    """Wrap a model on the CPU as RecBole's trainer does in a process group."""
+    group = {"init_method": f"file://{tmp_path / 'group'}", "rank": 0, "world_size": 1}
+    torch.distributed.init_process_group("gloo", **group)
+    try:
+        return fails(lambda: trainer_module.DistributedDataParallel(torch.nn.Linear(2, 1), device_ids=[0]), ValueError)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 SYMPTOMS: dict[str, Callable[[Any, Path], bool]] = {
     "numpy_aliases": lambda config, tmp_path: aliases_missing(),
     "sorted_interactions": lambda config, tmp_path: sorting_warns(),
@@ -271,6 +296,8 @@ SYMPTOMS: dict[str, Callable[[Any, Path], bool]] = {
     "yaml_loader": lambda config, tmp_path: full_loader_changes(),
     "properties_case": lambda config, tmp_path: lightgbm_defaults_are_missing(),
     "dynamic_negatives": lambda config, tmp_path: dynamic_negatives_cost_a_graph(),
+    "anomaly_detection": lambda config, tmp_path: anomaly_detection_is_on(),
+    "cpu_processes": lambda config, tmp_path: processes_need_a_gpu(tmp_path),
     "pop_counts": lambda config, tmp_path: popularity() != [0, 2, 1, 0, 0],
     "checkpoint_enums": lambda config, tmp_path: enums_unreadable(tmp_path),
     "checkpoint_config": config_unreadable,

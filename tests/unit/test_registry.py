@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from recbole.model.abstract_recommender import GeneralRecommender
@@ -43,6 +44,15 @@ def test_a_registered_model_is_found_listed_and_configured(tmp_path: Path) -> No
     assert "FixtureModel" in registry.model_names()
     assert properties in registry.properties_files("FixtureModel", "ml-100k")
     recbole_oov.register(FixtureModel)  # again: the same class may
+
+
+def test_an_installed_package_joins_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = SimpleNamespace(name="FixtureModel", value="package:FixtureModel", load=lambda: FixtureModel)
+    bad = SimpleNamespace(name="Broken", value="package:Broken", load=lambda: 1 / 0)
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda *, group: [bad, good])
+    registry.install()
+    assert registry.get_model("FixtureModel") is FixtureModel
+    assert registry.ENTRY_POINT_GROUP == "recbole_oov.models"
 
 
 def test_unknown_models_bring_the_nearest_names() -> None:

@@ -1,0 +1,78 @@
+"""What the README and the shipped YAML files say can be typed and works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recbole_oov.cli import main
+from recbole_oov.registry import properties_folder
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+YAMLS = sorted(properties_folder().rglob("*.yaml"))
+FAST = ["--dataset=circles", "--epochs=1", "--show_progress=False", "--MAX_ITEM_LIST_LENGTH=12"]
+WALKS = ["--walks_per_node=2", "--walk_length=10", "--walk_epochs=1", "--n_clusters=3"]
+
+
+def commands(text: str) -> list[str]:
+    """Every command line of the program in a text, without the comment marks of YAML."""
+    found = re.findall(r"(?:^|[`#&]\s*)python run_recbole_oov\.py([^`\n]*)", text, flags=re.MULTILINE)
+    return sorted({command.strip() for command in found})
+
+
+ALL = sorted({*commands(README), *(c for path in YAMLS for c in commands(path.read_text(encoding="utf-8")))})
+RUNS = [command for command in ALL if not command.startswith(("benchmark", "models")) and "FOLDER" not in command]
+
+
+def test_the_commands_are_found() -> None:
+    assert len(RUNS) >= 6
+    assert "--model=OOVLLMRec" in ALL and "models" in ALL
+    assert any(command.startswith("benchmark properties/benchmark/") for command in ALL)
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_a_command_runs(command: str, data_path: Path) -> None:
+    given = [argument for argument in shlex.split(command) if not argument.startswith("--dataset=")]
+    walks = WALKS if "OOVLLMRec" in command or "ClusterPop" in command else []
+    keys = {argument.split("=")[0] for argument in given}
+    added = [argument for argument in [*FAST, *walks] if argument.split("=")[0] not in keys]
+    if not walks:
+        added.remove("--MAX_ITEM_LIST_LENGTH=12")
+    if "ClusterPop" in command:
+        added.remove("--epochs=1")
+    given = [argument.replace("--n_clusters=64", "--n_clusters=4") for argument in given]
+    assert main([*given, *added, f"--data_path={data_path}"]) == 0
+
+
+def test_the_readme_s_error_is_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    block = re.search(r"```console\n\$ python run_recbole_oov\.py (.*)\n((?:.*\n)*?)```", README)
+    assert block is not None
+    assert main(shlex.split(block[1])) == 2
+    assert capsys.readouterr().err == block[2]
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(properties_folder())))
+def test_a_shipped_file_opens_with_its_command_and_explains_its_keys(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    head = text[: re.search(r"^[^#\n]", text, flags=re.MULTILINE).start()]  # type: ignore[union-attr]
+    assert "python run_recbole_oov.py" in head
+    if path.parent.name in ("benchmark", "prompts"):
+        return
+    for key in content:
+        line = next(line for line in text.splitlines() if line.startswith(f"{key}:"))
+        assert "#" in line, f"{path.name}: {key} has no explanation"
+
+
+def test_links_lead_somewhere() -> None:
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md"]:
+        if not path.is_file():
+            continue
+        for link in re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8")):
+            if not link.startswith("http"):
+                assert (path.parent / link).exists(), f"{path.name}: {link}"
