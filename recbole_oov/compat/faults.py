@@ -220,7 +220,7 @@ def cpu_processes(trainer: Any, put: Put) -> None:
 
 @fix(
     "recbole.model.sequential_recommender.sine",
-    symptom="every training step of the process is 1.4 to 2.5 times as expensive once any sequential model was looked up",
+    symptom="every training step costs 1.4 to 2.5 times as much once any sequential model was looked up",
     since="RecBole",
 )
 def anomaly_detection(sine: Any, put: Put) -> Iterator[None]:

@@ -176,7 +176,7 @@ def require_recbole() -> None:
     """Raise ImportError where RecBole is not installed, which on Python 3.12 and later pip cannot do by itself."""
     if importlib.util.find_spec("recbole") is None:
         raise ImportError(
-            "recbole_oov: RecBole is not installed; pip install --no-deps recbole==1.2.1 (alone, because on Python 3.12 "
+            "recbole_oov: RecBole is not installed; pip install --no-deps recbole==1.2.1 (alone, as on Python 3.12 "
             "and later its dependencies cannot be had; those that it needs came with recbole_oov)"
         )
 
@@ -191,3 +191,25 @@ def refuse_pandas_3() -> None:
             f"pandas 3 it silently leaves missing values unfilled (dataset.py:648) and fails on list columns "
             f"(dataset.py:1217); pip install 'pandas>=2.2,<3'"
         )
+
+
+@fix(
+    "recbole.evaluator.evaluator",
+    symptom="result lines read `('recall@10', np.float64(0.1275))`, and results cannot be written as JSON",
+    since="numpy 2.0",
+)
+def plain_metrics(evaluator: Any, put: Put) -> None:
+    """Metrics are numpy numbers, whose text has had their type in it since numpy 2.
+
+    They become Python's floats, of the same value.
+    """
+    stock = evaluator.Evaluator.evaluate
+
+    @wraps(stock)
+    def evaluate(self: Any, dataobject: Any) -> Any:
+        result = stock(self, dataobject)
+        for name, value in result.items():
+            result[name] = float(value)
+        return result
+
+    put(evaluator.Evaluator, "evaluate", evaluate)

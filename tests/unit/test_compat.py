@@ -29,6 +29,7 @@ import recbole.config.configurator as configurator
 import recbole.data.dataloader.abstract_dataloader as dataloaders
 import recbole.data.dataset.dataset as dataset_module
 import recbole.evaluator.collector as collector_module
+import recbole.evaluator.evaluator as evaluator_module
 import recbole.trainer.trainer as trainer_module
 import recbole.utils.argument_list as argument_list
 import recbole.utils.enum_type as enum_type
@@ -279,6 +280,16 @@ def processes_need_a_gpu(tmp_path: Path) -> bool:
         torch.distributed.destroy_process_group()
 
 
+def metrics_are_numpy_numbers() -> bool:
+    stand_in = SimpleNamespace(
+        metrics=["recall"],
+        metric_class={"recall": SimpleNamespace(calculate_metric=lambda _: {"recall@1": np.float64(0.5)})},
+    )
+    result = evaluator_module.Evaluator.evaluate(stand_in, None)
+    assert result == {"recall@1": 0.5}
+    return "float64" in repr(result)
+
+
 SYMPTOMS: dict[str, Callable[[Any, Path], bool]] = {
     "numpy_aliases": lambda config, tmp_path: aliases_missing(),
     "sorted_interactions": lambda config, tmp_path: sorting_warns(),
@@ -298,6 +309,7 @@ SYMPTOMS: dict[str, Callable[[Any, Path], bool]] = {
     "dynamic_negatives": lambda config, tmp_path: dynamic_negatives_cost_a_graph(),
     "anomaly_detection": lambda config, tmp_path: anomaly_detection_is_on(),
     "cpu_processes": lambda config, tmp_path: processes_need_a_gpu(tmp_path),
+    "plain_metrics": lambda config, tmp_path: metrics_are_numpy_numbers(),
     "pop_counts": lambda config, tmp_path: popularity() != [0, 2, 1, 0, 0],
     "checkpoint_enums": lambda config, tmp_path: enums_unreadable(tmp_path),
     "checkpoint_config": config_unreadable,
