@@ -232,3 +232,23 @@ def anomaly_detection(sine: Any, put: Put) -> Iterator[None]:
     before = torch.is_anomaly_enabled()
     yield
     torch.autograd.set_detect_anomaly(before)
+
+
+@fix(
+    "recbole.model.sequential_recommender.ksr",
+    symptom="RuntimeError: expected m1 and m2 to have the same dtype, but got: float != double, with KSR",
+    since="RecBole",
+)
+def ksr_relations(ksr: Any, put: Put) -> None:
+    """KSR keeps its relations' vectors as the data set loads them, in double precision; its weights are single.
+
+    The vectors are converted to the precision of the weights.
+    """
+    stock_init = ksr.KSR.__init__
+
+    @wraps(stock_init)
+    def __init__(self: Any, config: Any, dataset: Any) -> None:
+        stock_init(self, config, dataset)
+        self.relation_Matrix = self.relation_Matrix.to(torch.get_default_dtype())
+
+    put(ksr.KSR, "__init__", __init__)

@@ -41,6 +41,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
 from recbole.evaluator.collector import DataStruct
 from recbole.model.general_recommender.pop import Pop
+from recbole.model.sequential_recommender.ksr import KSR
 from recbole.utils import ModelType, get_model, get_trainer, init_seed
 
 from recbole_oov import compat
@@ -173,11 +174,31 @@ def popularity() -> list[int]:
     return list(model.item_cnt.squeeze(1).tolist())
 
 
+def ksr() -> Any:
+    """KSR over five items and relations, with preloaded vectors as a data set gives them: float64."""
+    config = {
+        "USER_ID_FIELD": "u",
+        "ITEM_ID_FIELD": "i",
+        "LIST_SUFFIX": "_list",
+        "NEG_PREFIX": "neg_",
+        "embedding_size": 2,
+        "kg_embedding_size": 2,
+        "hidden_size": 2,
+        "num_layers": 1,
+        "dropout_prob": 0.0,
+        "loss_type": "CE",
+        "device": torch.device("cpu"),
+    }
+    return KSR(_Fields(config), SimpleNamespace(num=lambda _: 5, get_preload_weight=lambda _: np.ones((5, 2))))
+
+
 class _Fields(dict):  # type: ignore[type-arg]
     """A configuration reduced to its values."""
 
-    def __getattr__(self, name: str) -> Any:
-        return self.get(name)
+    def __missing__(self, name: str) -> None:
+        return None
+
+    __getattr__ = dict.get
 
 
 def full_loader_changes() -> bool:
@@ -311,6 +332,7 @@ SYMPTOMS: dict[str, Callable[[Any, Path], bool]] = {
     "cpu_processes": lambda config, tmp_path: processes_need_a_gpu(tmp_path),
     "plain_metrics": lambda config, tmp_path: metrics_are_numpy_numbers(),
     "pop_counts": lambda config, tmp_path: popularity() != [0, 2, 1, 0, 0],
+    "ksr_relations": lambda config, tmp_path: ksr().relation_Matrix.dtype != torch.get_default_dtype(),
     "checkpoint_enums": lambda config, tmp_path: enums_unreadable(tmp_path),
     "checkpoint_config": config_unreadable,
     "checkpoint_files": lambda config, tmp_path: unreadable(stock_save(config, tmp_path)),
