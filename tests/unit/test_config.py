@@ -148,7 +148,7 @@ def test_a_scripts_wrong_value_is_still_an_error(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("program", ["/usr/lib/ipykernel_launcher.py", "/venv/lib/pytest/__main__.py", "pytest"])
 def test_the_arguments_of_notebooks_and_pytest_are_not_ours(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [program, "--epochs=3", "-f=/tmp/kernel.json"])
+    monkeypatch.setattr(sys, "argv", [program, "--epochs=3", "-f=kernel.json"])
     assert OOVConfig("BPR", "ml-100k")["epochs"] == 300
 
 
