@@ -165,6 +165,10 @@ def prepare(
     config = OOVConfig(model, dataset, config_file_list, config_dict, argv=argv)
     check_atomic_files(config)
     check_writable(config)
+    if not config["single_spec"]:
+        # RecBole looks whether a folder is there and then makes it, which two processes must not do at once.
+        for folder in (Path(config["checkpoint_dir"]), Path("log") / config["model"]):
+            folder.mkdir(parents=True, exist_ok=True)
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
     logger = getLogger()
