@@ -22,7 +22,7 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import ModelType
 
 from recbole_oov import compat, registry
-from recbole_oov.config import checks
+from recbole_oov.config import checks, content, sampling
 from recbole_oov.config.keys import KnownKeys
 from recbole_oov.config.places import BUNDLED, dataset_folder, dataset_problems
 from recbole_oov.config.reading import (
@@ -153,6 +153,11 @@ class OOVConfig(Config):
         if defaults["MODEL_TYPE"] == ModelType.DECISIONTREE:
             defaults["epochs"] = 1  # one epoch is a whole training; RecBole's 300 would repeat it
             defaults.setdefault("token_num_threshold", defaults.get("token_num_threhold"))  # misspelt in its YAML files
+        if getattr(model_class, "needs_base_model", False):
+            base_model = self.external_config_dict.get("base_model", defaults.get("base_model"))
+            own = set(KnownKeys.of(model, None, {}).of_model)
+            inner = sampling.base_model_defaults(base_model, dataset)
+            defaults.update({key: value for key, value in inner.items() if key not in own})
 
     def _get_final_config_dict(self) -> dict[str, Any]:
         self._check_keys()
@@ -180,8 +185,10 @@ class OOVConfig(Config):
                 final[key] = str(list(final[key]))
         self._mend_eval_args(final, sequential=sequential)
         self._mend_load_col(final, sequential=sequential)
+        self._load_item_text(final)
 
     def _mend_eval_args(self, final: dict[str, Any], *, sequential: bool) -> None:
+        self._take_oov_split(final)
         args, of_type = self.external_config_dict.get("eval_args", {}), self.internal_config_dict["eval_args"]
         if sequential and of_type.get("order") != "TO":  # GRU4RecKG and KSR get the general models' random split
             of_type = {**of_type, "split": {"LS": "valid_and_test"}, "order": "TO"}
@@ -192,16 +199,37 @@ class OOVConfig(Config):
             if lacks_order or lacks_mode:
                 final["eval_args"] = {**of_type, **args}
 
+    def _take_oov_split(self, final: dict[str, Any]) -> None:
+        """``oov_split``, the short form, becomes the split of ``eval_args``."""
+        short, given = final.get("oov_split"), self.external_config_dict.get("eval_args", {})
+        if not isinstance(short, str):
+            return  # none, or the table of rules reports it
+        if not isinstance(given, Mapping) or "split" in given:
+            self._problems.append(
+                f"oov_split: {shown(short)} and eval_args split are both given; keep one of them"
+            )
+            return
+        way = short.strip().lower()
+        split = {"OOV": {"by": way} if way in ("random", "time", "popularity") else {"files": short}}
+        ordered = {"order": "TO"} if way == "time" else {}
+        self.external_config_dict["eval_args"] = {**ordered, **given, "split": split}
+        final["eval_args"] = {**final["eval_args"], **self.external_config_dict["eval_args"]}
+
     def _mend_load_col(self, final: dict[str, Any], *, sequential: bool) -> None:
         """Of a data set that RecBole does not know it loads the ids alone: add the columns that the run asks for."""
         if "load_col" in self.external_config_dict or final.get("load_col") != _LOADED_BY_DEFAULT:
             return
         args, threshold = final.get("eval_args"), final.get("threshold")
-        by_time = sequential or (isinstance(args, Mapping) and args.get("order") == "TO")
+        by_time = sequential or (isinstance(args, Mapping) and (args.get("order") == "TO" or checks.oov_by_time(args)))
         columns = [final.get("USER_ID_FIELD"), final.get("ITEM_ID_FIELD")]
         columns += [final.get("TIME_FIELD")] if by_time else []
         columns += list(threshold) if isinstance(threshold, Mapping) else []
         final["load_col"] = {"inter": [column for column in dict.fromkeys(columns) if isinstance(column, str)]}
+
+    def _load_item_text(self, final: dict[str, Any]) -> None:
+        """Load the item columns that content is made of, whatever the data set's or model's own YAML file loads."""
+        if "load_col" not in self.external_config_dict and content.reads_item_text(final, self.model_class):
+            final["load_col"] = content.with_item_columns(final)
 
     # ---- checks ----
 
@@ -228,7 +256,9 @@ class OOVConfig(Config):
             if problem:
                 self._problems.append(problem)
         self._problems += checks.eval_args(final) + checks.metrics(final) + checks.negative_sampling(final)
-        self._problems += checks.together(final)
+        self._problems += checks.oov_protocol(final) + sampling.sampler(final, self.model_class)
+        self._problems += content.content(final) + content.not_loaded(final, self.model_class)
+        self._problems += checks.together(final) + checks.user_metrics(final)
         if self.model_class is not None:
             self._problems += checks.model_needs(final, self.external_config_dict, self.model, self.model_class)
             own_checks = getattr(self.model_class, "config_problems", None)

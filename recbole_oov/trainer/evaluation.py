@@ -1,30 +1,57 @@
-"""What the plugin adds to RecBole's evaluation, for any trainer."""
+"""What the plugin adds to RecBole's evaluation, for any trainer: groups, fair ties, a guard, batches sized by memory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.utils import EvaluatorType
 from torch import Tensor
 
 from recbole_oov.data.histories import seen_matrix
+from recbole_oov.data.oov_split import oov_mask, oov_options
 from recbole_oov.errors import ConfigError, RecBoleOOVError
+from recbole_oov.evaluation.groups import Evaluation, GroupedCollector, GroupedEvaluator, group_of
+
+_MIB = 1 << 20
 
 
 class EvaluationMixin:
-    """History masking for sequential models and a guard against scores that are no numbers.
+    """Scores that can be believed, for a RecBole trainer.
 
-    RecBole ranks NaN highest and never masks a sequential model's history. With ``mask_history: True`` the items a
-    user has in the training part (and, in the test, in the validation part) are left out of the user's ranking,
-    unless one of them is what is to be predicted.
+    RecBole's loop, masks and metrics stay. Under the OOV protocol the metrics are reported for all, IV and OOV items,
+    from one pass. A score that is NaN or infinite raises in the batch that made it (RecBole ranks NaN highest), ties
+    are broken by lot (RecBole gives them to the lowest id), and a batch has as many users as ``eval_memory`` allows.
+    With ``mask_history: True`` the items a user has in the training part (and, in the test, in the validation part)
+    are left out of a sequential model's ranking, unless one of them is what is to be predicted.
+
+    Attributes:
+        last_evaluation: The latest evaluation, with its groups and the values of each user.
     """
 
     config: Any
     model: Any
+    eval_collector: GroupedCollector
+    evaluator: GroupedEvaluator
     _train_data: Any = None
     _valid_data: Any = None
     _phase = "valid"
+    _batch = -1
+
+    def __init__(self, config: Any, model: Any) -> None:
+        super().__init__(config, model)  # type: ignore[call-arg]
+        self._use_groups(None)
+
+    def _use_groups(self, mask: np.ndarray | None) -> None:
+        self.eval_collector = GroupedCollector(self.config, mask)
+        self.evaluator = GroupedEvaluator(self.config)
+
+    @property
+    def last_evaluation(self) -> Evaluation | None:
+        return self.evaluator.last
 
     def fit(self, train_data: Any, valid_data: Any = None, *args: Any, **kwargs: Any) -> Any:
         self.remember(train_data, valid_data)
@@ -32,25 +59,86 @@ class EvaluationMixin:
         return fit(train_data, valid_data, *args, **kwargs)
 
     def remember(self, train_data: Any, valid_data: Any) -> None:
-        """Tell the trainer what users have interacted with, so that it can be masked without ``fit``."""
+        """Tell the trainer what it needs to evaluate without ``fit``: histories to mask, OOV items, item counts."""
         self._train_data, self._valid_data = train_data, valid_data
         self._seen: dict[str, Any] = {}
+        self._batches: dict[int, _MemoryBatches] = {}
+        grouped = oov_options(self.config) is not None
+        self._use_groups(oov_mask(train_data._dataset) if grouped else None)
+        self.eval_collector.data_collect(train_data)
 
-    def evaluate(self, eval_data: Any, *args: Any, **kwargs: Any) -> Any:
-        self._phase = "valid" if eval_data is self._valid_data else "test"
+    @torch.no_grad()
+    def evaluate(
+        self,
+        eval_data: Any,
+        load_best_model: bool = True,
+        model_file: str | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        if not eval_data:
+            return None
+        if self._train_data is None and oov_options(self.config) is not None:
+            raise ConfigError("evaluate: call trainer.remember(train_data, valid_data) first; it tells OOV items apart")
+        self._phase, self._batch = "valid" if eval_data is self._valid_data else "test", -1
+        if isinstance(eval_data, FullSortEvalDataLoader):
+            eval_data = self._in_memory(eval_data)
+        self.eval_collector.n_items = eval_data._dataset.item_num
         evaluate: Any = super().evaluate  # type: ignore[misc]
-        return evaluate(eval_data, *args, **kwargs)
+        return evaluate(eval_data, load_best_model, model_file, show_progress)
+
+    def _in_memory(self, loader: Any) -> _MemoryBatches:
+        known = getattr(self, "_batches", {})
+        if id(loader) not in known:
+            known[id(loader)] = _MemoryBatches(loader, self._cases_at_once(loader))
+        return known[id(loader)]
+
+    def _cases_at_once(self, loader: Any) -> int:
+        """As many as ``eval_memory`` has room for the scores of; RecBole's number where ``eval_batch_size`` is given."""
+        user_set = getattr(self.config, "external_config_dict", {})
+        if "eval_batch_size" in user_set:
+            return max(1, int(loader.step))
+        room = self.config["eval_memory"] * _MIB // (4 * loader._dataset.item_num)
+        most = int(loader.step) if loader.is_sequential else loader.sample_size
+        return int(max(1, min(room, most)))
 
     def _full_sort_batch_eval(self, batched_data: Any) -> Any:
+        interaction, history, positive_u, positive_i = batched_data
+        self._batch += 1
         batch_eval: Any = super()._full_sort_batch_eval  # type: ignore[misc]
-        interaction, scores, positive_u, positive_i = batch_eval(batched_data)
-        self._check_finite(scores, interaction)
-        if self.config["mask_history"] and batched_data[1] is None:
+        interaction, scores, positive_u, positive_i = batch_eval((interaction, None, positive_u, positive_i))
+        self._check_finite(scores[:, 1:], interaction)
+        if history is not None:
+            scores[history] = -torch.inf
+        elif self.config["mask_history"]:
             kept = scores[positive_u, positive_i]
-            users, items = self._seen_by(interaction[self.config["USER_ID_FIELD"]])
-            scores[users, items] = -torch.inf
+            scores[self._seen_by(interaction[self.config["USER_ID_FIELD"]])] = -torch.inf
             scores[positive_u, positive_i] = kept
         return interaction, scores, positive_u, positive_i
+
+    def _neg_sample_batch_eval(self, batched_data: Any) -> Any:
+        interaction, rows, _, _ = batched_data
+        self._batch += 1
+        batch_eval: Any = super()._neg_sample_batch_eval  # type: ignore[misc]
+        interaction, scores, positive_u, positive_i = batch_eval(batched_data)
+        if self.config["eval_type"] == EvaluatorType.RANKING:
+            first = np.unique(np.asarray(rows), return_index=True)[1]
+            self.eval_collector.batch_users = interaction[self.config["USER_ID_FIELD"]].cpu()[torch.from_numpy(first)]
+            sampled = scores[rows, interaction[self.config["ITEM_ID_FIELD"]]]
+            self._check_finite(sampled[:, None], interaction)
+        else:
+            self._check_finite(scores.reshape(len(scores), -1), interaction)
+        return interaction, scores, positive_u, positive_i
+
+    def _map_reduce(self, result: Any, num_sample: Any) -> Any:
+        """Each process's metrics weighted by the cases behind them; RecBole weights by four a batch."""
+        reduce: Any = super()._map_reduce  # type: ignore[misc]
+        assert self.last_evaluation is not None
+        merged: dict[str, float] = {}
+        for group, cases in self.last_evaluation.groups.items():
+            names = [name for name in result if group_of(name) == group]
+            own = {name: result[name] if len(cases.users) else 0.0 for name in names}
+            merged |= reduce(own, len(cases.users))
+        return merged
 
     def _seen_by(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """(row of the batch, item) of all that the batch's users have seen."""
@@ -60,18 +148,76 @@ class EvaluationMixin:
             parts = [self._train_data] if self._phase == "valid" else [self._train_data, self._valid_data]
             self._seen[self._phase] = seen_matrix(*(part._dataset for part in parts if part is not None))
         rows = self._seen[self._phase][users.cpu().numpy()].tocoo()
-        device = users.device
-        return torch.from_numpy(rows.row.astype(np.int64)).to(device), torch.from_numpy(rows.col.astype(np.int64)).to(
-            device
-        )
+        return tuple(torch.from_numpy(x.astype(np.int64)).to(users.device) for x in (rows.row, rows.col))  # type: ignore[return-value]
 
     def _check_finite(self, scores: Tensor, interaction: Any) -> None:
-        """RecBole has set the padding item and masked items to -inf; any other number must be finite."""
-        bad = (scores.isnan() | (scores == torch.inf)).any(dim=1)
+        """Raise where the model scored an item NaN or infinite. (B, M)"""
+        if scores.sum().isfinite():
+            return  # one number says it for all, as long as it does not overflow
+        bad = ~scores.isfinite().all(dim=1)
         if bad.any():
-            users = interaction[self.config["USER_ID_FIELD"]][bad.to(interaction[self.config["USER_ID_FIELD"]].device)]
+            field = self.config["USER_ID_FIELD"]
+            users = interaction[field][bad.to(interaction[field].device)]
             raise RecBoleOOVError(
-                f"{type(self.model).__name__} scored some items NaN or infinite for {int(bad.sum())} users of a batch "
-                f"(user ids {users[:5].tolist()}); such scores would be ranked first. Lower the learning rate, or look "
-                f"for a division by zero in the model"
+                f"{type(self.model).__name__} scored some items NaN or infinite, for {int(bad.sum())} of {len(bad)} rows "
+                f"of batch {self._batch} in {self._phase} (internal {field} {users[:5].tolist()}); such scores would be "
+                f"ranked first. Lower the learning rate, or look for a division by zero in the model"
             )
+
+
+class _MemoryBatches(FullSortEvalDataLoader):
+    """The batches of RecBole's full-ranking loader, with another number of users in each.
+
+    RecBole takes ``eval_batch_size // n_items`` users at a time, 2 of them on ml-100k by default, and builds each
+    batch user by user. Here positives and histories lie in flat arrays that a batch is cut out of.
+
+    Args:
+        loader: RecBole's loader.
+        n: Cases in a batch.
+    """
+
+    def __init__(self, loader: Any, n: int) -> None:
+        # Not a loader of its own: nothing of the base class's construction is wanted, only what it is.
+        self.__dict__.update(loader.__dict__)
+        self._loader, self._n = loader, n
+        self._flat: tuple[_Ragged, _Ragged] | None = None
+
+    def __len__(self) -> int:
+        return -(-len(self._loader.sampler) // self._n)
+
+    def __iter__(self) -> Iterator[Any]:
+        cases = np.fromiter(self._loader.sampler, dtype=np.int64)
+        for start in range(0, len(cases), self._n):
+            yield self._batch(cases[start : start + self._n])
+
+    def _batch(self, cases: np.ndarray) -> Any:
+        loader = self._loader
+        if loader.is_sequential:
+            return loader.collate_fn(cases)
+        if self._flat is None:
+            users = loader.uid_list.numpy()
+            self._flat = (_Ragged.of(loader.uid2history_item[users]), _Ragged.of(loader.uid2positive_item[users]))
+        consecutive = cases[-1] - cases[0] + 1 == len(cases)
+        interaction = loader.user_df[slice(cases[0], cases[-1] + 1) if consecutive else torch.from_numpy(cases)]
+        history, positive = (flat.rows(cases) for flat in self._flat)
+        return interaction, history, *positive
+
+
+class _Ragged:
+    """Lists of different lengths in one array."""
+
+    def __init__(self, values: Tensor, ends: Tensor) -> None:
+        self.values, self.ends = values, ends
+
+    @classmethod
+    def of(cls, lists: Any) -> _Ragged:
+        return cls(torch.cat(list(lists)), torch.tensor([len(one) for one in lists]).cumsum(0))
+
+    def rows(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """(place in ``index``, value) of all values of some lists."""
+        ends = self.ends[index]
+        starts = torch.where(torch.from_numpy(index) > 0, self.ends[index - 1], 0)
+        lengths = ends - starts
+        row = torch.repeat_interleave(torch.arange(len(index)), lengths)
+        within = torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row]
+        return row, self.values[starts[row] + within]

@@ -1,0 +1,387 @@
+"""The leak guard: held-out information that reaches training, found before the first step.
+
+Each check looks for one way in which what is to be predicted, or an item that training must not know, has got into what
+a model learns from. The guard runs at the start of every training (option ``leak_guard``) and can be called on any
+loaders and model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from logging import getLogger
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+
+from recbole_oov.data.histories import seen_matrix
+from recbole_oov.data.oov_split import oov_mask, oov_options
+from recbole_oov.errors import DataError
+
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One way in which held-out information reaches training.
+
+    Attributes:
+        name: Which check found it.
+        what: What is wrong, in a sentence without the count.
+        count: How often.
+        examples: The first few, by the data set's own ids.
+        remedy: What to do.
+    """
+
+    name: str
+    what: str
+    count: int
+    examples: tuple[str, ...]
+    remedy: str
+
+    def __str__(self) -> str:
+        more = ", …" if self.count > len(self.examples) else ""
+        return f"{self.name}: {self.count:,} {self.what} ({', '.join(self.examples)}{more}); {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is looked at: the loaders of a run and, where it is there already, the model."""
+
+    config: Any
+    train: Any
+    valid: Any
+    test: Any
+    train_data: Any = None
+    model: Any = None
+
+    @property
+    def held_out_items(self) -> np.ndarray | None:
+        """True for the items that the OOV protocol keeps out of training; None under another split. (n_items,)"""
+        if oov_options(self.config) is None:
+            return None
+        held = np.zeros(self.train.item_num, dtype=bool)
+        for part in (self.valid, self.test):
+            held[np.asarray(part.inter_feat[part.iid_field])] = True
+        rows = self.train.inter_feat
+        # What the split made OOV, as it was made: looking at training rows again would find nothing wrong with them.
+        split = getattr(self.train, "oov_split", None)
+        return held & (split.mask if split is not None else ~np.isin(np.arange(len(held)), rows[self.train.iid_field]))
+
+    def items(self, ids: Iterable[int]) -> tuple[str, ...]:
+        """The first few items, by their tokens."""
+        few = list(ids)[:_EXAMPLES]
+        return tuple(f"{self.train.iid_field} {self.train.id2token(self.train.iid_field, int(i))}" for i in few)
+
+    def pairs(self, users: np.ndarray, items: np.ndarray) -> tuple[str, ...]:
+        """The first few interactions, by their tokens."""
+        tokens = (self.train.id2token(self.train.uid_field, int(u)) for u in users[:_EXAMPLES])
+        return tuple(
+            f"({self.train.uid_field} {user}, {item})" for user, item in zip(tokens, self.items(items), strict=False)
+        )
+
+
+def check_leaks(config: Any, train_data: Any, valid_data: Any, test_data: Any, model: Any = None) -> None:
+    """Run the leak guard as ``leak_guard`` says: ``error``, ``warn`` or ``off``.
+
+    Raises:
+        DataError: Something leaks and ``leak_guard`` is ``error``; all leaks are listed.
+    """
+    if config["leak_guard"] == "off":
+        return
+    leaks = find_leaks(config, train_data, valid_data, test_data, model)
+    if config["leak_guard"] == "warn":
+        for leak in leaks:
+            getLogger().warning("leak: %s", leak)
+    elif leaks:
+        lines = "\n".join(f"  - {leak}" for leak in leaks)
+        raise DataError(
+            f"held-out information reaches training, so that the results would mean nothing:\n{lines}\n"
+            f"(--leak_guard=warn runs all the same)"
+        )
+
+
+def find_leaks(config: Any, train_data: Any, valid_data: Any, test_data: Any, model: Any = None) -> list[Leak]:
+    """All leaks that the checks find.
+
+    Args:
+        config: The configuration.
+        train_data, valid_data, test_data: RecBole's loaders.
+        model: The model, for what it has built from the training data; None to leave that out.
+
+    Returns:
+        The leaks, in the order of :data:`CHECKS`.
+    """
+    run = Run(config, train_data._dataset, valid_data._dataset, test_data._dataset, train_data, model)
+    return [leak for check in CHECKS for leak in check(run)]
+
+
+def oov_items_in_training(run: Run) -> Iterator[Leak]:
+    """An item that is to be out of the vocabulary has a training row, or is in a training sequence."""
+    held = run.held_out_items
+    if held is None:
+        return
+    rows = run.train.inter_feat
+    targets = np.asarray(rows[run.train.iid_field])
+    found = held[targets]
+    if found.any():
+        users = np.asarray(rows[run.train.uid_field])[found]
+        yield Leak(
+            "OOV item in training rows",
+            "training rows have an OOV item",
+            int(found.sum()),
+            run.pairs(users, targets[found]),
+            "remove them, or do not evaluate the item as OOV",
+        )
+    lists = getattr(run.train, "item_id_list_field", None)
+    if lists is not None and lists in rows:
+        inside = np.asarray(rows[lists])
+        found = held[inside].any(axis=1)
+        if found.any():
+            yield Leak(
+                "OOV item in training sequences",
+                "training sequences have an OOV item",
+                int(found.sum()),
+                run.items(np.unique(inside[held[inside]])),
+                "cut sequences after the OOV items are taken out",
+            )
+
+
+def oov_items_as_negatives(run: Run) -> Iterator[Leak]:
+    """The negative sampler can draw an item that training must not know."""
+    held, sampler = run.held_out_items, getattr(run.train_data, "_sampler", None)
+    if held is None or sampler is None:
+        return
+    support = _support(sampler)
+    found = support[held[support]]
+    if len(found):
+        yield Leak(
+            "OOV item in the negative sampler",
+            "OOV items can be drawn as negatives",
+            len(found),
+            run.items(found),
+            "draw negatives from items with training rows (recbole_oov.data.negatives)",
+        )
+
+
+def _support(sampler: Any) -> np.ndarray:
+    """The item ids that a sampler can draw."""
+    if sampler.distribution == "popularity":
+        return np.fromiter(sampler.prob, dtype=np.int64)
+    return np.asarray(getattr(sampler, "iv_items", np.arange(1, sampler.item_num)))
+
+
+def held_out_popularity(run: Run) -> Iterator[Leak]:
+    """Popularity, of the sampler or of the data set that metrics read, counts more than training rows."""
+    rows = np.asarray(run.train.inter_feat[run.train.iid_field])
+    counts = np.bincount(rows, minlength=run.train.item_num)
+    known = np.zeros_like(counts)
+    for item, count in run.train.item_counter.items():
+        known[int(item)] = count
+    sources = {"the training data set's item counter": known}
+    sampler = getattr(run.train_data, "_sampler", None)
+    if sampler is not None and sampler.distribution == "popularity":
+        candidates = np.asarray(sampler._get_candidates_list())
+        sources["the negative sampler's popularity"] = np.bincount(candidates, minlength=len(counts))
+    for source, found in sources.items():
+        more = np.flatnonzero(found > counts)
+        if len(more):
+            yield Leak(
+                "popularity",
+                f"items have a higher count in {source} than in training",
+                len(more),
+                run.items(more),
+                "count training rows alone; train_neg_sample_args: {distribution: uniform} does without",
+            )
+
+
+def held_out_edges(run: Run) -> Iterator[Leak]:
+    """A matrix or graph of interactions that the model holds has one that is not in training.
+
+    A matrix with entries that are in no part at all holds something else, predictions for example.
+    """
+    if run.model is None:
+        return
+    n_users, n_items = run.train.user_num, run.train.item_num
+    trained = seen_matrix(run.train)
+    known = trained + seen_matrix(run.valid) + seen_matrix(run.test)
+    for name, matrix in _sparse_attributes(run.model):
+        if matrix.shape == (n_users, n_items):
+            users, items = matrix.row, matrix.col
+        elif matrix.shape == (n_users + n_items, n_users + n_items):
+            between = (matrix.row < n_users) & (matrix.col >= n_users)
+            users, items = matrix.row[between], matrix.col[between] - n_users
+        else:
+            continue
+        if len(users) == 0 or not np.asarray(known[users, items]).all():
+            continue
+        extra = ~np.asarray(trained[users, items]).ravel()
+        if extra.any():
+            yield Leak(
+                "graph",
+                f"edges of {type(run.model).__name__}.{name} are not in training",
+                int(extra.sum()),
+                run.pairs(users[extra], items[extra]),
+                "build it from the training data set",
+            )
+
+
+def _sparse_attributes(model: Any) -> Iterator[tuple[str, Any]]:
+    """Sparse matrices that a model keeps, as scipy's COO with entries that are not zero."""
+    for name, value in {**vars(model), **dict(model.named_buffers())}.items():
+        if scipy.sparse.issparse(value):
+            matrix = value.tocoo()
+        elif isinstance(value, torch.Tensor) and value.layout != torch.strided:
+            dense = value.detach().to_sparse_coo().coalesce().cpu()
+            if dense.dim() != 2:
+                continue
+            matrix = scipy.sparse.coo_matrix((dense.values().numpy(), dense.indices().numpy()), shape=tuple(dense.shape))
+        else:
+            continue
+        matrix.eliminate_zeros()
+        yield name, matrix
+
+
+def pairs_in_two_parts(run: Run) -> Iterator[Leak]:
+    """The same user and item in two parts, where repeated interactions are not what the model is for."""
+    if run.config["repeatable"]:
+        return
+    parts = {"training": run.train, "validation": run.valid, "test": run.test}
+    keys = {name: np.unique(_keys(part)) for name, part in parts.items()}
+    for one, other in (("training", "validation"), ("training", "test"), ("validation", "test")):
+        shared = np.intersect1d(keys[one], keys[other], assume_unique=True)
+        if len(shared):
+            users, items = np.divmod(shared, run.train.item_num)
+            yield Leak(
+                "duplicates",
+                f"pairs are in both {one} and {other}",
+                len(shared),
+                run.pairs(users, items),
+                "set rm_dup_inter: first",
+            )
+
+
+def _keys(part: Any) -> np.ndarray:
+    users, items = (np.asarray(part.inter_feat[name]).astype(np.int64) for name in (part.uid_field, part.iid_field))
+    return users * part.item_num + items
+
+
+def rows_from_the_past(run: Run) -> Iterator[Leak]:
+    """In a split by time, a held-out row is dated before a training row that it should follow."""
+    args, time = run.config["eval_args"], run.train.time_field
+    kind, value = next(iter(args["split"].items()))
+    by_user = kind in ("LS", "TS") or args["group_by"] == "user"
+    if args["order"] != "TO" or time is None or time not in run.train.inter_feat or kind == "TS":
+        return  # (RecBole's TS puts one moment between all training and all test rows by its own definition)
+    random_items = kind == "OOV" and value.get("by", "random") != "time"
+    last = _last_times(run.train, by_user)
+    for name, part in (("validation", run.valid), ("test", run.test)):
+        rows = part.inter_feat
+        users, items = np.asarray(rows[part.uid_field]), np.asarray(rows[part.iid_field])
+        early = np.asarray(rows[time]) < last[users]
+        if random_items and run.held_out_items is not None:
+            early &= ~run.held_out_items[items]  # an item kept out by lot has interactions of any date
+        if early.any():
+            yield Leak(
+                "time",
+                f"{name} rows are dated before the training rows that they should follow",
+                int(early.sum()),
+                run.pairs(users[early], items[early]),
+                "split in the order of time, or set order: RO where time does not matter",
+            )
+        last = np.maximum(last, _last_times(part, by_user)) if name == "validation" and kind != "OOV" else last
+
+
+def _last_times(part: Any, by_user: bool) -> np.ndarray:
+    """The latest time of each user's rows, or of all rows. (n_users,)"""
+    rows = part.inter_feat
+    times = np.asarray(rows[part.time_field], dtype=np.float64)
+    if not by_user:
+        return np.full(part.user_num, times.max() if len(times) else -np.inf)
+    last = np.full(part.user_num, -np.inf)
+    np.maximum.at(last, np.asarray(rows[part.uid_field]), times)
+    return last
+
+
+def ids_in_text(run: Run) -> Iterator[Leak]:
+    """Items whose text contains their own id, so that a model that reads text reads the answer.
+
+    A few matches are chance (a film called 1984 whose id is 1984); more than one item in a hundred are not.
+    """
+    features = run.train.item_feat
+    if features is None:
+        return
+    tokens = run.train.field2id_token[run.train.iid_field]
+    ids = np.asarray(features[run.train.iid_field])
+    for name in features.columns:
+        if name == run.train.iid_field or name not in run.train.field2id_token:
+            continue
+        words = run.train.field2id_token[name]
+        if len(words) <= 1:
+            continue
+        values = np.asarray(features[name]).reshape(len(ids), -1)
+        found = [
+            int(item)
+            for item, row in zip(ids, values, strict=True)
+            if item and any(_says(str(words[int(word)]), str(tokens[int(item)])) for word in row[row > 0])
+        ]
+        if len(found) > max(2, 0.01 * len(ids)):
+            yield Leak(
+                "id in text",
+                f"items have their own id in {name}",
+                len(found),
+                run.items(found),
+                f"take the ids out of {name}, or do not load it",
+            )
+
+
+def _says(text: str, token: str) -> bool:
+    return token in text and re.search(rf"(?<!\w){re.escape(token)}(?!\w)", text) is not None
+
+
+def ids_in_content(run: Run) -> Iterator[Leak]:
+    """A column of the content vectors that is the item's id, as a number, in RecBole's order or in the data's."""
+    content = getattr(run.model, "content", None)
+    if not isinstance(content, torch.Tensor) or content.dim() != 2 or len(content) != run.train.item_num:
+        return
+    values = content[1:].detach().double().cpu().numpy()
+    numbers = [np.arange(1, len(content), dtype=np.float64)]
+    tokens = [str(token) for token in run.train.field2id_token[run.train.iid_field][1:]]
+    if all(token.isdecimal() for token in tokens):
+        numbers.append(np.array(tokens, dtype=np.float64))
+    for number in numbers:
+        columns = np.flatnonzero(_correlation(values, number) > 1 - 1e-6)
+        if len(columns):
+            yield Leak(
+                "id in content",
+                "columns of the content are the item's id",
+                len(columns),
+                tuple(f"column {column}" for column in columns[:_EXAMPLES]),
+                "leave those columns out of the content file",
+            )
+            return
+
+
+def _correlation(values: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """Absolute correlation of each column of ``values`` (N, D) with ``number`` (N,); 0 for a constant column. (D,)"""
+    centred, number = values - values.mean(axis=0), number - number.mean()
+    scale = np.linalg.norm(centred, axis=0) * np.linalg.norm(number)
+    return np.divide(np.abs(number @ centred), scale, out=np.zeros_like(scale), where=scale > 0)
+
+
+Check = Callable[[Run], Iterator[Leak]]
+
+CHECKS: tuple[Check, ...] = (
+    oov_items_in_training,
+    oov_items_as_negatives,
+    held_out_popularity,
+    held_out_edges,
+    pairs_in_two_parts,
+    rows_from_the_past,
+    ids_in_text,
+    ids_in_content,
+)
+"""All checks, in the order of the report."""

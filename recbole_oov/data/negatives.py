@@ -1,0 +1,109 @@
+"""RecBole's negative samplers, kept to what training may know.
+
+RecBole draws negatives from all ids, those of OOV items included, and its popularity counts validation and test rows.
+These samplers draw from the items that have training rows, and count training rows alone. They take the place of RecBole's
+under the OOV protocol, and wherever training draws negatives by popularity.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from recbole.data import utils as data_utils
+from recbole.sampler import RepeatableSampler, Sampler
+
+from recbole_oov.data.histories import seen_matrix
+from recbole_oov.data.oov_split import oov_mask, oov_options
+from recbole_oov.errors import DataError
+
+
+class _TrainingItems:
+    """Candidates are the items with training rows, popularity is their number.
+
+    Attributes:
+        iv_items: Ids of the candidates. (n_iv,)
+    """
+
+    iv_items: np.ndarray
+    _train: Any
+    iid_field: str
+
+    def _know(self, train: Any) -> None:
+        self._train = train
+        self.iv_items = np.flatnonzero(~oov_mask(train))[1:]  # without [PAD]
+
+    def _uni_sampling(self, sample_num: int) -> np.ndarray:
+        return self.iv_items[np.random.randint(0, len(self.iv_items), sample_num)]  # noqa: NPY002 (RecBole seeds this one)
+
+    def _get_candidates_list(self) -> list[int]:
+        return list(self._train.inter_feat[self.iid_field].numpy())
+
+
+class IVSampler(_TrainingItems, Sampler):
+    """RecBole's ``Sampler`` over IV items.
+
+    Args:
+        phases: As RecBole's.
+        datasets: The data sets of the phases, training first.
+        distribution, alpha: As RecBole's.
+
+    Raises:
+        DataError: A user has interacted with every training item, so that no negative is left.
+    """
+
+    def __init__(self, phases: list[str], datasets: list[Any], distribution: str = "uniform", alpha: float = 1.0) -> None:
+        self._know(datasets[0])
+        self._refuse_insatiable(datasets[0])
+        super().__init__(phases, datasets, distribution, alpha)
+
+    def _refuse_insatiable(self, train: Any) -> None:
+        pairs = seen_matrix(train)
+        full = np.flatnonzero(np.diff(pairs.indptr) >= len(self.iv_items))
+        if len(full):
+            names = ", ".join(train.id2token(train.uid_field, full[:5]))
+            raise DataError(
+                f"{len(full)} users ({train.uid_field} {names}) have interacted with all {len(self.iv_items)} items of the "
+                f"training data, so that no negative can be drawn for them; set user_inter_num_interval to leave them out"
+            )
+
+
+class IVRepeatableSampler(_TrainingItems, RepeatableSampler):
+    """RecBole's ``RepeatableSampler``, which excludes no item but the target, over IV items."""
+
+    def __init__(
+        self, phases: list[str], dataset: Any, train: Any, distribution: str = "uniform", alpha: float = 1.0
+    ) -> None:
+        self._know(train)
+        super().__init__(phases, dataset, distribution, alpha)
+
+
+_recbole_create_samplers = data_utils.create_samplers
+
+
+def create_samplers(config: Any, dataset: Any, built_datasets: list[Any]) -> tuple[Any, Any, Any]:
+    """RecBole's ``create_samplers``, but for what would leak.
+
+    Under the OOV protocol negatives are IV items, and popularity is counted in training rows under any split.
+
+    Args:
+        config: The configuration.
+        dataset: The whole data set.
+        built_datasets: Training, validation and test.
+
+    Returns:
+        The samplers of training, validation and test; None where the phase draws no negatives.
+    """
+    args = config["train_neg_sample_args"]
+    if oov_options(config) is None and args["distribution"] != "popularity":
+        return _recbole_create_samplers(config, dataset, built_datasets)
+    phases = ["train", "valid", "test"]
+    # Full ranking needs the positives of each phase even where nothing is sampled, as RecBole's samplers keep them.
+    distribution = "uniform" if args["distribution"] == "none" else args["distribution"]
+    sampler: Any
+    if config["repeatable"]:
+        sampler = IVRepeatableSampler(phases, dataset, built_datasets[0], distribution, args["alpha"])
+    else:
+        sampler = IVSampler(phases, built_datasets, distribution, args["alpha"])
+    train, valid, test = (sampler.set_phase(phase) for phase in phases)
+    return (None if args["distribution"] == "none" else train), valid, test

@@ -1,0 +1,299 @@
+"""Overall, IV and OOV metrics from one pass over one score matrix.
+
+RecBole collects what its metrics need from each batch and computes them at the end; both steps are extended here from
+one group of items to several. The metrics themselves stay RecBole's.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.evaluator import Evaluator
+from recbole.evaluator.collector import Collector, DataStruct
+from torch import Tensor
+
+from recbole_oov.evaluation.ties import fair_topk
+
+OVERALL, IV, OOV, ALL_USERS = "overall", "iv", "oov", "overall_all_users"
+GROUPS = (OVERALL, IV, OOV, ALL_USERS)
+"""``overall`` ranks all items for the users who have a positive in both groups, as the published protocol does;
+``overall_all_users`` for everyone; ``iv`` and ``oov`` rank the group's items for those with a positive in it."""
+
+
+def prefixed(group: str, metric: str) -> str:
+    """How a result calls a metric of a group: RecBole's name overall, ``oov_recall@10`` and so on otherwise."""
+    return metric if group == OVERALL else f"{group}_{metric}"
+
+
+def group_of(name: str) -> str:
+    """The group that a metric's name in a result belongs to."""
+    return next((group for group in (ALL_USERS, IV, OOV) if name.startswith(f"{group}_")), OVERALL)
+
+
+@dataclass
+class GroupCases:
+    """What one group was measured on: one entry a case, that is a user, or a target of a sequential model.
+
+    Attributes:
+        struct: What RecBole's metrics read.
+        users: Internal user ids. (C,)
+        n_items: Items that were ranked.
+        n_targets: Held-out interactions that were to be found.
+    """
+
+    struct: DataStruct
+    users: np.ndarray
+    n_items: int
+    n_targets: int
+
+    @property
+    def n_users(self) -> int:
+        """Different users."""
+        return len(np.unique(self.users))
+
+
+@dataclass
+class Evaluation:
+    """One evaluation with all that it was computed from.
+
+    Attributes:
+        groups: The cases of each group.
+        metrics: RecBole's metric objects by name.
+        result: Metric values by their names in RecBole's result.
+    """
+
+    groups: dict[str, GroupCases]
+    metrics: Mapping[str, Any]
+    result: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def users(self) -> dict[str, np.ndarray]:
+        """Internal user ids of each group's cases."""
+        return {name: group.users for name, group in self.groups.items()}
+
+    @cached_property
+    def per_user(self) -> dict[str, dict[str, np.ndarray]]:
+        """Unrounded values ``[group]["recall@10"]`` for each case of the group, for metrics that have one a user."""
+        return {name: dict(self._values(group)) for name, group in self.groups.items()}
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Users, items and targets behind each group."""
+        return {
+            name: {"users": group.n_users, "items": group.n_items, "targets": group.n_targets}
+            for name, group in self.groups.items()
+        }
+
+    def _values(self, group: GroupCases) -> Iterator[tuple[str, np.ndarray]]:
+        for name, metric in self.metrics.items():
+            if getattr(metric, "metric_need", None) != ["rec.topk"]:
+                continue  # a value of the whole recommendation, not of a user
+            hits, n_positives = metric.used_info(group.struct)
+            wants_length = len(inspect.signature(metric.metric_info).parameters) > 1
+            values = metric.metric_info(hits, n_positives) if wants_length else metric.metric_info(hits)
+            for k in metric.topk:
+                yield f"{name}@{k}", values[:, k - 1]
+
+
+class GroupedCollector(Collector):
+    """RecBole's collector for all items, and for IV and OOV items where the run has OOV items.
+
+    Args:
+        config: The configuration.
+        oov_mask: True for OOV items, (n_items,); None for one group of all items.
+
+    Attributes:
+        batch_users: User of each row of the next batch, where the batch itself has several rows a user.
+        n_items: Items of the data set, [PAD] included.
+    """
+
+    def __init__(self, config: Any, oov_mask: np.ndarray | None = None) -> None:
+        super().__init__(config)
+        self.batch_users: Tensor | None = None
+        self.n_items = 1
+        self._oov_mask = None if oov_mask is None else torch.from_numpy(oov_mask).to(self.device)
+        self._seed = int(config["seed"])
+        self._parts: dict[str, dict[str, list[Tensor]]] = {}
+        self._users: list[Tensor] = []
+        self._n_cases = 0
+
+    def eval_batch_collect(
+        self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor | None, positive_i: Tensor | None
+    ) -> None:
+        """Take from a batch what the metrics need.
+
+        Args:
+            scores_tensor: Masked scores of all items, (B, n_items); or one score a row, (R,), for labelled data.
+            interaction: The batch.
+            positive_u: Row of each positive. (P,)
+            positive_i: Item of each positive. (P,)
+        """
+        if scores_tensor.dim() == 1 or positive_u is None:
+            self._collect_values(scores_tensor, interaction)
+            return
+        assert positive_i is not None
+        users = interaction[self.config["USER_ID_FIELD"]] if self.batch_users is None else self.batch_users
+        self._users.append(users.cpu())
+        cases = torch.arange(self._n_cases, self._n_cases + len(scores_tensor), device=scores_tensor.device)
+        self._n_cases += len(scores_tensor)
+        positive_u, positive_i = positive_u.to(scores_tensor.device), positive_i.to(scores_tensor.device)
+        is_positive = torch.zeros(scores_tensor.shape, dtype=torch.bool, device=scores_tensor.device)
+        is_positive[positive_u, positive_i] = True
+
+        k = max(self.topk)
+        best: dict[str, tuple[Tensor, Tensor]] = {}
+        for group, items in self._items_of_group(scores_tensor).items():
+            part = scores_tensor if group == OVERALL else scores_tensor[:, items]
+            if group != OVERALL or self._oov_mask is None:
+                width = min(k, part.shape[1])
+                best[group] = fair_topk(part, width, cases, items, self._seed)
+            else:
+                # The best of all items are among the best of either group.
+                values, ids = (torch.cat([best[IV][n], best[OOV][n]], dim=1) for n in (0, 1))
+                best[group] = fair_topk(values, min(k, ids.shape[1]), cases, ids, self._seed)
+            own = is_positive if group == OVERALL else is_positive[:, items]
+            self._collect_ranking(group, part, own, is_positive, best[group][1])
+
+    def _items_of_group(self, scores: Tensor) -> dict[str, Tensor]:
+        """The item ids of each group, all items last."""
+        everything = torch.arange(scores.shape[1], device=scores.device)
+        if self._oov_mask is None:
+            return {OVERALL: everything}
+        is_oov = self._oov_mask.to(scores.device)
+        return {IV: everything[~is_oov & (everything > 0)], OOV: everything[is_oov], OVERALL: everything}
+
+    def _collect_ranking(self, group: str, scores: Tensor, own: Tensor, is_positive: Tensor, best: Tensor) -> None:
+        n_positives = own.sum(dim=1, keepdim=True)
+        self._keep(group, "targets", n_positives)
+        if self.register.need("rec.items"):
+            self._keep(group, "rec.items", _padded(best, max(self.topk)))
+        if self.register.need("rec.topk"):
+            hits = _padded(is_positive.gather(1, best).int(), max(self.topk))
+            self._keep(group, "rec.topk", torch.cat([hits, n_positives.int()], dim=1))
+        if self.register.need("rec.meanrank"):
+            rank_sum = _mean_ranks(scores, own)
+            n_candidates = (scores > -torch.inf).sum(dim=1, keepdim=True)
+            self._keep(group, "rec.meanrank", torch.cat([rank_sum, n_candidates, n_positives], dim=1))
+
+    def _collect_values(self, scores: Tensor, interaction: Any) -> None:
+        """Labelled data: one score a row, grouped by the row's item."""
+        items = interaction[self.config["ITEM_ID_FIELD"]].to(scores.device)
+        label = interaction[self.config["LABEL_FIELD"]].to(scores.device)
+        users = interaction[self.config["USER_ID_FIELD"]]
+        self._users.append(users.cpu())
+        is_oov = None if self._oov_mask is None else self._oov_mask.to(scores.device)[items]
+        rows = {OVERALL: torch.ones_like(label, dtype=torch.bool)}
+        if is_oov is not None:
+            rows |= {IV: ~is_oov, OOV: is_oov}
+        for group, belongs in rows.items():
+            self._keep(group, "targets", belongs.long()[:, None])
+            self._keep(group, "rec.score", scores)
+            self._keep(group, "data.label", label)
+
+    def _keep(self, group: str, name: str, values: Tensor) -> None:
+        self._parts.setdefault(group, {}).setdefault(name, []).append(values.detach().cpu())
+
+    def get_data_struct(self) -> Any:
+        """All groups of the evaluation that has ended, for :class:`GroupedEvaluator`; the next one starts empty."""
+        static = super().get_data_struct()
+        if not self._parts:
+            return static  # a trainer that collects in its own way, as those of decision trees
+        users = torch.cat(self._users).numpy() if self._users else np.zeros(0, dtype=np.int64)
+        parts = {group: {name: torch.cat(own) for name, own in kept.items()} for group, kept in self._parts.items()}
+        self._parts, self._users, self._n_cases = {}, [], 0
+        n_targets = {group: part["targets"][:, 0].numpy() for group, part in parts.items()}
+        chosen = {group: count > 0 for group, count in n_targets.items()}
+        groups = {}
+        if OOV in parts:
+            in_both = np.isin(users, users[chosen[IV]]) & np.isin(users, users[chosen[OOV]])
+            if "rec.score" in parts[OVERALL]:
+                in_both = chosen[OVERALL]  # labelled rows are compared, not ranked: there is no group to be present in
+            order = {OVERALL: in_both & chosen[OVERALL], IV: chosen[IV], OOV: chosen[OOV], ALL_USERS: chosen[OVERALL]}
+        else:
+            order = {OVERALL: np.ones(len(users), dtype=bool)}
+        for group, rows in order.items():
+            source = OVERALL if group == ALL_USERS else group
+            groups[group] = self._cases(source, parts[source], rows, users, static, n_targets[source])
+        self.batch_users = None
+        return groups
+
+    def _cases(
+        self,
+        group: str,
+        part: dict[str, Tensor],
+        rows: np.ndarray,
+        users: np.ndarray,
+        static: DataStruct,
+        n_targets: np.ndarray,
+    ) -> GroupCases:
+        struct = DataStruct()
+        for name, value in static._data_dict.items():
+            struct.set(name, value)
+        index = torch.from_numpy(rows)
+        for name, values in part.items():
+            struct.set(name, values[index])
+        n_items = self._n_items(group)
+        if group != OVERALL and "data.num_items" in struct:
+            struct.set("data.num_items", n_items + 1)  # RecBole counts [PAD] as an item
+        return GroupCases(struct, users[rows], n_items, int(n_targets[rows].sum()))
+
+    def _n_items(self, group: str) -> int:
+        if self._oov_mask is None:
+            return self.n_items - 1
+        n_oov = int(self._oov_mask.sum())
+        return {IV: len(self._oov_mask) - 1 - n_oov, OOV: n_oov}.get(group, len(self._oov_mask) - 1)
+
+
+def _padded(values: Tensor, width: int) -> Tensor:
+    """``values`` (B, M) with columns of zeros up to ``width``: places that no item is left for."""
+    return torch.nn.functional.pad(values, (0, width - values.shape[1]))
+
+
+def _mean_ranks(scores: Tensor, is_positive: Tensor) -> Tensor:
+    """Sum of the positives' ranks, 1 for the best, ties at their mean. (B, 1) float64"""
+    rows, columns = is_positive.nonzero(as_tuple=True)  # row by row
+    n_positives = is_positive.sum(dim=1)
+    first = n_positives.cumsum(0) - n_positives
+    place = torch.arange(len(rows), device=scores.device) - first[rows]
+    own = scores.new_zeros(len(scores), max(1, int(n_positives.max())))
+    own[rows, place] = scores[rows, columns]
+    ascending = scores.sort(dim=1).values
+    below, upto = (torch.searchsorted(ascending, own, right=right)[rows, place] for right in (False, True))
+    ranks = scores.shape[1] - (below + upto - 1).double() / 2
+    return torch.zeros(len(scores), dtype=torch.double, device=scores.device).index_add(0, rows, ranks)[:, None]
+
+
+class GroupedEvaluator(Evaluator):
+    """RecBole's evaluator, group by group.
+
+    Attributes:
+        last: The latest evaluation.
+    """
+
+    last: Evaluation | None = None
+
+    def evaluate(self, dataobject: Any) -> dict[str, float]:
+        """All metrics of all groups, under RecBole's names for ``overall`` and prefixed ones for other groups.
+
+        Args:
+            dataobject: What the collector returned.
+
+        Returns:
+            The values by name; NaN for a group without a case, which only a part of a multi-process run can have.
+        """
+        if not isinstance(dataobject, dict):
+            return super().evaluate(dataobject)  # type: ignore[no-any-return]
+        values = {name: super(GroupedEvaluator, self).evaluate(g.struct) for name, g in dataobject.items() if len(g.users)}
+        names = list(next(iter(values.values()), {}))
+        result: dict[str, float] = OrderedDict()
+        for group in dataobject:
+            own = values.get(group, dict.fromkeys(names, np.nan))
+            result.update({prefixed(group, name): value for name, value in own.items()})
+        self.last = Evaluation(dataobject, self.metric_class, result)
+        return result

@@ -1,0 +1,22 @@
+"""The small table of one run: metrics of each group, and what is behind them."""
+
+from __future__ import annotations
+
+from tabulate import tabulate
+
+from recbole_oov.evaluation.groups import GROUPS, Evaluation, prefixed
+
+
+def group_table(evaluation: Evaluation) -> str:
+    """Groups down, metrics across, with the numbers of users, items ranked and held-out interactions.
+
+    Args:
+        evaluation: Of the OOV protocol.
+    """
+    metrics = [name for name in evaluation.result if not name.startswith(tuple(f"{g}_" for g in GROUPS))]
+    rows = []
+    for group, counts in evaluation.counts().items():
+        values = [evaluation.result[prefixed(group, name)] for name in metrics]
+        rows.append([group, *(f"{counts[what]:,}" for what in ("users", "items", "targets")), *values])
+    align = ("left", "right", "right", "right", *("right" for _ in metrics))
+    return tabulate(rows, headers=["group", "users", "items", "targets", *metrics], floatfmt=".4f", colalign=align)

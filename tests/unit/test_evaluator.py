@@ -1,0 +1,220 @@
+"""The grouped evaluator against RecBole's own, and against what chance must give."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recbole.config import Config
+from recbole.evaluator import Evaluator
+from recbole.evaluator.collector import Collector
+from torch import Tensor
+
+from recbole_oov.evaluation.groups import ALL_USERS, IV, OOV, OVERALL, GroupedCollector, GroupedEvaluator, prefixed
+from recbole_oov.evaluation.ties import fair_topk
+
+Config.compatibility_settings(object.__new__(Config))  # the numpy names that RecBole's metrics use
+RANKING = ["Recall", "MRR", "NDCG", "Hit", "Precision", "MAP", "GAUC"]
+RANKING += ["ItemCoverage", "AveragePopularity", "ShannonEntropy", "GiniIndex", "TailPercentage"]
+
+
+def config(metrics: list[str], topk: list[int]) -> dict[str, Any]:
+    return {
+        "metrics": metrics,
+        "topk": topk,
+        "eval_args": {"mode": {"valid": "full", "test": "full"}},
+        "device": torch.device("cpu"),
+        "metric_decimal_place": 15,
+        "seed": 3,
+        "USER_ID_FIELD": "user_id",
+        "ITEM_ID_FIELD": "item_id",
+        "LABEL_FIELD": "label",
+        "tail_ratio": 0.2,
+    }
+
+
+class Case:
+    """Random held-out data: masked scores without ties, positives, and how often items were trained on."""
+
+    def __init__(self, seed: int, *, n_users: int | None = None, n_items: int | None = None) -> None:
+        random = np.random.default_rng(seed)
+        self.n_users = n_users or int(random.integers(1, 9))
+        self.n_items = n_items or int(random.integers(6, 30))
+        shape = (self.n_users, self.n_items)
+        self.scores = torch.from_numpy(random.permutation(np.prod(shape)).reshape(shape).astype(np.float32))
+        positive = random.random(shape) < random.uniform(0.05, 0.4)
+        positive[:, 0] = False
+        positive[np.arange(self.n_users), random.integers(1, self.n_items, self.n_users)] = True
+        masked = (random.random(shape) < 0.1) & ~positive
+        masked[:, 0] = True
+        self.scores[torch.from_numpy(masked)] = -torch.inf
+        self.positives = tuple(torch.from_numpy(x) for x in positive.nonzero())
+        self.counts = Counter(dict(enumerate(random.integers(0, 5, self.n_items).tolist())))
+        # RecBole recommends masked items where too few are left; there it is no oracle.
+        fewest = int((self.n_items - masked.sum(axis=1)).min())
+        self.topk = sorted({int(k) for k in random.integers(1, max(2, fewest), 2)})
+        self.batches = np.array_split(np.arange(self.n_users), random.integers(1, self.n_users + 1))
+        self.oov = random.random(self.n_items) < 0.4
+        self.oov[0] = False
+
+    def collect(self, collector: Any, scores: Tensor | None = None) -> Any:
+        train = SimpleNamespace(
+            num=lambda field: {"item_id": self.n_items, "user_id": self.n_users + 1}[field],
+            item_counter=self.counts,
+            user_counter=Counter(),
+        )
+        collector.data_collect(SimpleNamespace(dataset=train))
+        collector.n_items = self.n_items
+        scores = self.scores if scores is None else scores
+        for rows in self.batches:
+            inside = torch.from_numpy(np.isin(self.positives[0].numpy(), rows))
+            users, items = (part[inside] for part in self.positives)
+            batch = {"user_id": torch.from_numpy(rows) + 1}
+            collector.eval_batch_collect(scores[rows].clone(), batch, users - int(rows[0]), items)
+        return collector.get_data_struct()
+
+
+def recboles(case: Case, scores: Tensor, positives: tuple[Tensor, Tensor], topk: list[int]) -> dict[str, float]:
+    settings_ = config(RANKING, topk)
+    collector = Collector(settings_)
+    other = object.__new__(Case)
+    other.__dict__.update(case.__dict__, positives=positives, n_users=len(scores), n_items=scores.shape[1])
+    other.batches = [np.arange(len(scores))]
+    # In double precision: of single-precision scores RecBole also sums GAUC's ranks in single precision.
+    return Evaluator(settings_).evaluate(other.collect(collector, scores.double()))
+
+
+@settings(max_examples=10_000)
+@given(st.integers(0, 2**32 - 1))
+def test_every_ranking_metric_equals_recboles(seed: int) -> None:
+    case = Case(seed)
+    settings_ = config(RANKING, case.topk)
+    ours = GroupedEvaluator(settings_).evaluate(case.collect(GroupedCollector(settings_)))
+    stock = recboles(case, case.scores, case.positives, case.topk)
+    assert ours.keys() == stock.keys()
+    np.testing.assert_allclose(list(ours.values()), list(stock.values()), rtol=0, atol=1e-9)
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 2**32 - 1))
+def test_each_group_equals_recboles_metrics_on_that_group_alone(seed: int) -> None:
+    case = Case(seed)
+    settings_ = config(RANKING, case.topk)
+    evaluator = GroupedEvaluator(settings_)
+    result = evaluator.evaluate(case.collect(GroupedCollector(settings_, case.oov)))
+    rows, items = (part.numpy() for part in case.positives)
+    with_iv, with_oov = (np.unique(rows[case.oov[items] == kind]) for kind in (False, True))
+    everybody = np.arange(case.n_users)
+    groups = {
+        OVERALL: (np.intersect1d(with_iv, with_oov), np.arange(case.n_items)),
+        IV: (with_iv, np.flatnonzero(~case.oov)),
+        OOV: (with_oov, np.concatenate([[0], np.flatnonzero(case.oov)])),
+        ALL_USERS: (everybody, np.arange(case.n_items)),
+    }
+    for group, (users, columns) in groups.items():
+        left = (case.scores[users][:, columns] > -torch.inf).sum(dim=1)
+        if len(users) == 0 or len(left) == 0 or int(left.min()) < max(case.topk):
+            continue  # refused before training
+        inside = np.isin(rows, users) & np.isin(items, columns)
+        positives = (
+            torch.from_numpy(np.searchsorted(users, rows[inside])),
+            torch.from_numpy(np.searchsorted(columns, items[inside])),
+        )
+        other = object.__new__(Case)
+        other.__dict__.update(case.__dict__)
+        other.counts = Counter({n: case.counts[int(item)] for n, item in enumerate(columns)})
+        stock = recboles(other, case.scores[users][:, columns], positives, case.topk)
+        ours = {name: result[prefixed(group, name)] for name in stock}
+        if group in (IV, OOV):  # which items are the tail is a fact about all items, not about a group's
+            stock = {name: value for name, value in stock.items() if not name.startswith("tailpercentage")}
+        np.testing.assert_allclose([ours[name] for name in stock], list(stock.values()), rtol=0, atol=1e-9)
+        counts = evaluator.last.counts()[group]  # type: ignore[union-attr]
+        assert counts == {"users": len(users), "items": len(columns) - 1, "targets": int(inside.sum())}
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 2**32 - 1))
+def test_labelled_metrics_equal_recboles_overall_and_by_group(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    n, n_items = int(random.integers(20, 60)), 12
+    settings_ = {**config(["AUC", "LogLoss", "MAE", "RMSE"], [10]), "eval_args": {"mode": {"valid": "labeled"}}}
+    scores, label = torch.from_numpy(random.random(n)).float(), torch.from_numpy(random.integers(0, 2, n)).float()
+    items, oov = random.integers(1, n_items, n), np.arange(n_items) >= 7
+    if any(label[torch.from_numpy(oov[items] == kind)].unique().numel() < 2 for kind in (True, False)):
+        return  # no AUC without both labels
+    batch = {"user_id": torch.ones(n, dtype=torch.long), "item_id": torch.from_numpy(items), "label": label}
+
+    def evaluate(collector: Any, evaluator: Any, rows: np.ndarray) -> Any:
+        for part in np.array_split(rows, 3):
+            collector.eval_batch_collect(scores[part], {name: column[part] for name, column in batch.items()}, None, None)
+        return evaluator.evaluate(collector.get_data_struct())
+
+    ours = evaluate(GroupedCollector(settings_, oov), GroupedEvaluator(settings_), np.arange(n))
+    for group, rows in {OVERALL: np.arange(n), IV: np.flatnonzero(~oov[items]), OOV: np.flatnonzero(oov[items])}.items():
+        stock = evaluate(Collector(settings_), Evaluator(settings_), rows)
+        for name, value in stock.items():
+            assert ours[prefixed(group, name)] == pytest.approx(value, abs=1e-9)
+
+
+def test_a_constant_scorer_gets_what_chance_gives_on_every_group() -> None:
+    n_users, n_items, k = 4_000, 41, 10
+    random = np.random.default_rng(0)
+    case = Case(0, n_users=n_users, n_items=n_items)
+    # Popular items have low ids, as in data read from a file: RecBole's ties, which go by id, are far from a lot.
+    weights = 1.0 / np.arange(1, n_items)
+    weights /= weights.sum()
+    case.oov = np.arange(n_items) % 3 == 1
+    items = np.stack([random.choice(np.arange(1, n_items), 3, replace=False, p=weights) for _ in range(n_users)])
+    case.positives = (torch.arange(n_users).repeat_interleave(3), torch.from_numpy(items.ravel()))
+    scores = torch.zeros(n_users, n_items)
+    scores[:, 0] = -torch.inf
+    case.batches = np.array_split(np.arange(n_users), 7)
+    settings_ = config(["Recall", "NDCG"], [k])
+    evaluator = GroupedEvaluator(settings_)
+    result = evaluator.evaluate(case.collect(GroupedCollector(settings_, case.oov), scores))
+    for group, cases in evaluator.last.groups.items():  # type: ignore[union-attr]
+        values = evaluator.last.per_user[group]  # type: ignore[union-attr]
+        chance = min(1.0, k / cases.n_items)
+        error = values[f"recall@{k}"].std() / np.sqrt(len(cases.users))
+        assert abs(result[prefixed(group, f"recall@{k}")] - chance) < 4 * error + 1e-12, group
+        # Of random rankings each place holds a positive with probability n_positives / n_items.
+        hits, n_positives = np.split(cases.struct.get("rec.topk").numpy(), [k], axis=1)
+        discount = 1 / np.log2(np.arange(2, k + 2))
+        ideal = np.array([discount[: min(k, int(n))].sum() for n in n_positives[:, 0]])
+        expected = (n_positives[:, 0] / cases.n_items * discount.sum() / ideal).mean()
+        error = values[f"ndcg@{k}"].std() / np.sqrt(len(cases.users))
+        assert abs(result[prefixed(group, f"ndcg@{k}")] - expected) < 4 * error, group
+    stock = Evaluator(settings_).evaluate(case.collect(Collector(settings_), scores))
+    assert abs(stock[f"recall@{k}"] - k / (n_items - 1)) > 0.1  # what ties by place in memory make of it
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 12))
+def test_ties_are_broken_alike_in_any_batch_and_never_against_the_scores(seed: int, k: int, levels: int) -> None:
+    random = np.random.default_rng(seed)
+    scores = torch.from_numpy(random.integers(0, levels, (7, 9)).astype(np.float32))
+    cases, items = torch.arange(7), torch.arange(9)
+    values, chosen = fair_topk(scores, k, cases, items, seed=1)
+    assert torch.equal(values, scores.topk(k).values)
+    assert torch.equal(scores.gather(1, chosen), values)
+    assert all(len(set(row)) == k for row in chosen.tolist())
+    for row in range(7):
+        alone = fair_topk(scores[row : row + 1], k, cases[row : row + 1], items, seed=1)
+        assert torch.equal(alone[1][0], chosen[row])
+    shuffled = torch.from_numpy(random.permutation(9))
+    assert torch.equal(fair_topk(scores[:, shuffled], k, cases, shuffled, seed=1)[1], chosen)
+
+
+def test_each_of_equal_items_is_as_often_first_in_every_place() -> None:
+    n = 20_000
+    _, chosen = fair_topk(torch.zeros(n, 5), 3, torch.arange(n), torch.arange(5))
+    for place in range(3):
+        counts = np.bincount(chosen[:, place].numpy(), minlength=5)
+        assert np.abs(counts - n / 5).max() < 4 * np.sqrt(n * 0.2 * 0.8)
+    other = fair_topk(torch.zeros(n, 5), 3, torch.arange(n), torch.arange(5), seed=1)[1]
+    assert 0.1 < (other[:, 0] == chosen[:, 0]).float().mean() < 0.3
