@@ -18,7 +18,7 @@ import scipy.sparse
 import torch
 
 from recbole_oov.data.histories import seen_matrix
-from recbole_oov.data.oov_split import oov_mask, oov_options
+from recbole_oov.data.oov_split import oov_options
 from recbole_oov.errors import DataError
 
 _EXAMPLES = 5
@@ -63,13 +63,7 @@ class Run:
         """True for the items that the OOV protocol keeps out of training; None under another split. (n_items,)"""
         if oov_options(self.config) is None:
             return None
-        held = np.zeros(self.train.item_num, dtype=bool)
-        for part in (self.valid, self.test):
-            held[np.asarray(part.inter_feat[part.iid_field])] = True
-        rows = self.train.inter_feat
-        # What the split made OOV, as it was made: looking at training rows again would find nothing wrong with them.
-        split = getattr(self.train, "oov_split", None)
-        return held & (split.mask if split is not None else ~np.isin(np.arange(len(held)), rows[self.train.iid_field]))
+        return np.asarray(self.train.oov_split.mask)
 
     def items(self, ids: Iterable[int]) -> tuple[str, ...]:
         """The first few items, by their tokens."""
@@ -238,7 +232,9 @@ def _sparse_attributes(model: Any) -> Iterator[tuple[str, Any]]:
             dense = value.detach().to_sparse_coo().coalesce().cpu()
             if dense.dim() != 2:
                 continue
-            matrix = scipy.sparse.coo_matrix((dense.values().numpy(), dense.indices().numpy()), shape=tuple(dense.shape))
+            matrix = scipy.sparse.coo_matrix(
+                (dense.values().numpy(), dense.indices().numpy()), shape=tuple(dense.shape)
+            )
         else:
             continue
         matrix.eliminate_zeros()
@@ -266,7 +262,8 @@ def pairs_in_two_parts(run: Run) -> Iterator[Leak]:
 
 def _keys(part: Any) -> np.ndarray:
     users, items = (np.asarray(part.inter_feat[name]).astype(np.int64) for name in (part.uid_field, part.iid_field))
-    return users * part.item_num + items
+    keys: np.ndarray = users * part.item_num + items
+    return keys
 
 
 def rows_from_the_past(run: Run) -> Iterator[Leak]:
@@ -369,7 +366,8 @@ def _correlation(values: np.ndarray, number: np.ndarray) -> np.ndarray:
     """Absolute correlation of each column of ``values`` (N, D) with ``number`` (N,); 0 for a constant column. (D,)"""
     centred, number = values - values.mean(axis=0), number - number.mean()
     scale = np.linalg.norm(centred, axis=0) * np.linalg.norm(number)
-    return np.divide(np.abs(number @ centred), scale, out=np.zeros_like(scale), where=scale > 0)
+    correlation: np.ndarray = np.divide(np.abs(number @ centred), scale, out=np.zeros_like(scale), where=scale > 0)
+    return correlation
 
 
 Check = Callable[[Run], Iterator[Leak]]

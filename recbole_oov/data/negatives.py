@@ -1,8 +1,8 @@
 """RecBole's negative samplers, kept to what training may know.
 
 RecBole draws negatives from all ids, those of OOV items included, and its popularity counts validation and test rows.
-These samplers draw from the items that have training rows, and count training rows alone. They take the place of RecBole's
-under the OOV protocol, and wherever training draws negatives by popularity.
+These samplers draw from the items that have training rows, and count training rows alone. They take the place of
+RecBole's under the OOV protocol, and wherever training draws negatives by popularity.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class IVSampler(_TrainingItems, Sampler):
         DataError: A user has interacted with every training item, so that no negative is left.
     """
 
-    def __init__(self, phases: list[str], datasets: list[Any], distribution: str = "uniform", alpha: float = 1.0) -> None:
+    def __init__(
+        self, phases: list[str], datasets: list[Any], distribution: str = "uniform", alpha: float = 1.0
+    ) -> None:
         self._know(datasets[0])
         self._refuse_insatiable(datasets[0])
         super().__init__(phases, datasets, distribution, alpha)
@@ -63,8 +65,9 @@ class IVSampler(_TrainingItems, Sampler):
         if len(full):
             names = ", ".join(train.id2token(train.uid_field, full[:5]))
             raise DataError(
-                f"{len(full)} users ({train.uid_field} {names}) have interacted with all {len(self.iv_items)} items of the "
-                f"training data, so that no negative can be drawn for them; set user_inter_num_interval to leave them out"
+                f"{len(full)} users ({train.uid_field} {names}) have interacted with all {len(self.iv_items)} items of "
+                f"the training data, so that no negative can be drawn for them; leave them out with "
+                f"user_inter_num_interval"
             )
 
 
@@ -96,7 +99,7 @@ def create_samplers(config: Any, dataset: Any, built_datasets: list[Any]) -> tup
     """
     args = config["train_neg_sample_args"]
     if oov_options(config) is None and args["distribution"] != "popularity":
-        return _recbole_create_samplers(config, dataset, built_datasets)
+        return _recbole_create_samplers(config, dataset, built_datasets)  # type: ignore[no-any-return]
     phases = ["train", "valid", "test"]
     # Full ranking needs the positives of each phase even where nothing is sampled, as RecBole's samplers keep them.
     distribution = "uniform" if args["distribution"] == "none" else args["distribution"]

@@ -120,8 +120,8 @@ def _rows(path: Path, dataset: Any, row_of: pd.Series) -> np.ndarray:
     if len(lost):
         raise DataError(
             f"{path}, line {lost[0] + 2}: {len(lost)} of {len(rows)} pairs are not among the interactions of "
-            f"{dataset.config['dataset']}, the first is {', '.join(table.iloc[lost[0]].tolist())}; load the data set whole "
-            f"(no filters such as user_inter_num_interval)"
+            f"{dataset.config['dataset']}, the first is {', '.join(table.iloc[lost[0]].tolist())}; load the data set "
+            f"whole (no filters such as user_inter_num_interval)"
         )
     return rows.astype(np.int64)
 

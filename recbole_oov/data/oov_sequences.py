@@ -39,8 +39,8 @@ def build(dataset: Any) -> list[Any]:
     assert options is not None
     if options.files is not None:
         raise DataError(
-            "eval_args split OOV files: a published split has no order in time; sequential models take by: random, time "
-            "or popularity"
+            "eval_args split OOV files: a published split has no order in time; sequential models take by: random, "
+            "time or popularity"
         )
     _, items, times = columns(dataset)
     random = np.random.default_rng(options.seed)
@@ -56,13 +56,12 @@ def build(dataset: Any) -> list[Any]:
     unknown = oov_mask(iv[0])
     held = [_known_targets(part, unknown, notes) for part in iv[1:]]
     histories = [iv[0].inter_feat, cat_interactions([iv[0].inter_feat, held[0]])]
-    added = [
-        _rows_after(dataset, rows, seen, options, notes) for rows, seen in zip(oov, histories, strict=True)
-    ]
+    added = [_rows_after(dataset, rows, seen, options, notes) for rows, seen in zip(oov, histories, strict=True)]
     sizes = dict(zip(PARTS, map(len, (iv[0].inter_feat, *held, *added)), strict=True))
     refuse_empty({part: range(size) for part, size in sizes.items()})
     parts = [iv[0].inter_feat] + [cat_interactions([a, b]) for a, b in zip(held, added, strict=True)]
-    return finish([dataset.copy(part) for part in parts], sizes, notes)
+    held_out = np.concatenate([np.asarray(rows[dataset.iid_field]) for rows in added])
+    return finish([dataset.copy(part) for part in parts], sizes, held_out, notes)
 
 
 def _known_targets(part: Any, unknown: np.ndarray, notes: list[str]) -> Interaction:
@@ -73,7 +72,9 @@ def _known_targets(part: Any, unknown: np.ndarray, notes: list[str]) -> Interact
     return rows[~lost]
 
 
-def _rows_after(dataset: Any, oov: Interaction, seen: Interaction, options: OOVOptions, notes: list[str]) -> Interaction:
+def _rows_after(
+    dataset: Any, oov: Interaction, seen: Interaction, options: OOVOptions, notes: list[str]
+) -> Interaction:
     """One row for each OOV interaction: it is the target, its user's items up to its time are the history.
 
     Args:
@@ -83,56 +84,59 @@ def _rows_after(dataset: Any, oov: Interaction, seen: Interaction, options: OOVO
         options: With ``by: time``, interactions older than the user's last one in ``seen`` are left out.
         notes: Takes what was left out.
     """
-    time, uid = dataset.time_field, dataset.uid_field
-    time_list, length_field = getattr(dataset, f"{time}_list_field"), dataset.item_list_length_field
-    order = np.lexsort((seen[time].numpy(), seen[uid].numpy()))
-    seen = seen[torch.from_numpy(order)]
-    users, times = seen[uid].numpy(), seen[time].numpy()
-    begin = np.searchsorted(users, oov[uid].numpy())
-    end = np.searchsorted(users, oov[uid].numpy(), side="right")
-    first_time = seen[time_list].numpy()[:, 0]
+    uid, length_field = dataset.uid_field, dataset.item_list_length_field
+    seen = seen[torch.from_numpy(np.lexsort((seen[dataset.time_field].numpy(), seen[uid].numpy())))]
+    row, is_first = _last_done(dataset, oov, seen, latest_only=options.by == "time")
+    kept = row >= 0
+    if not kept.all():
+        notes.append(f"{int((~kept).sum())} OOV rows left out whose user has no history before them")
+    first = torch.from_numpy(is_first[kept])
+    oov, base = oov[torch.from_numpy(kept)], seen[torch.from_numpy(row[kept])]
 
-    # ``row`` is the last augmented row whose target was done by then; ``begin - 1`` stands for the first item alone.
-    row = np.full(len(oov), -1)
-    only_first = np.zeros(len(oov), dtype=bool)
+    columns = {name: oov[name] for name in seen.columns if name in oov.columns}
+    lengths = base[length_field]
+    for name in columns:
+        list_field = getattr(dataset, f"{name}_list_field", None)
+        if name != uid and list_field in seen.columns:
+            columns = {**columns, list_field: _appended(base[list_field], base[name], lengths, first)}
+    longest = int(base[dataset.item_id_list_field].shape[1])
+    columns[length_field] = torch.where(first, lengths, (lengths + 1).clamp(max=longest))
+    unknown = sorted(set(seen.columns) - set(columns))
+    if unknown:
+        raise DataError(
+            f"eval_args split OOV: {type(dataset).__name__} adds the columns {', '.join(unknown)} to each row, which "
+            f"are not known for OOV targets; use another model or another split"
+        )
+    return Interaction(columns)
+
+
+def _last_done(
+    dataset: Any, oov: Interaction, seen: Interaction, *, latest_only: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each OOV interaction the row of ``seen`` whose target the user did last before it, -1 without one. (N,)
+
+    And whether all that was done before it is the first item of that row's list. (N,) bool
+    """
+    time, uid = dataset.time_field, dataset.uid_field
+    users, times = seen[uid].numpy(), seen[time].numpy()
+    begin, end = (np.searchsorted(users, oov[uid].numpy(), side=side) for side in ("left", "right"))
+    first_time = seen[getattr(dataset, f"{time}_list_field")].numpy()[:, 0]
+    row, is_first = np.full(len(oov), -1), np.zeros(len(oov), dtype=bool)
     for n, (low, high, when) in enumerate(zip(begin, end, oov[time].numpy(), strict=True)):
         done = low + np.searchsorted(times[low:high], when, side="right")
-        if options.by == "time" and done < high:
+        if latest_only and done < high:
             continue
         if done > low:
             row[n] = done - 1
         elif low < high and first_time[low] <= when:
-            row[n], only_first[n] = low, True
-    kept = row >= 0
-    if not kept.all():
-        notes.append(f"{int((~kept).sum())} OOV rows left out whose user has no history before them")
-    row, only_first = row[kept], torch.from_numpy(only_first[kept])
-    oov, base = oov[torch.from_numpy(kept)], seen[torch.from_numpy(row)]
-
-    lengths = base[length_field]
-    columns = {}
-    for name in seen.columns:
-        if name in oov.columns:
-            columns[name] = oov[name]
-    list_fields = {f"{name}": getattr(dataset, f"{name}_list_field", None) for name in seen.columns if name != uid}
-    for name, list_field in list_fields.items():
-        if list_field in seen.columns:
-            columns[list_field] = _appended(base[list_field], base[name], lengths, only_first)
-    longest = base[getattr(dataset, f"{dataset.iid_field}_list_field")].shape[1]
-    columns[length_field] = torch.where(only_first, lengths, (lengths + 1).clamp(max=longest))
-    unknown = sorted(set(seen.columns) - set(columns))
-    if unknown:
-        raise DataError(
-            f"eval_args split OOV: {type(dataset).__name__} adds the columns {', '.join(unknown)} to each row, which are "
-            f"not known for OOV targets; use another model or another split"
-        )
-    return Interaction(columns)
+            row[n], is_first[n] = low, True
+    return row, is_first
 
 
 def _appended(
     lists: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor, unchanged: torch.Tensor
 ) -> torch.Tensor:
-    """Lists (B, L, …) of the given lengths with one more value (B, …) at the end; the oldest goes where they are full."""
+    """Lists (B, L, …) of the given lengths with one more value (B, …) at the end; full ones lose their oldest."""
     longest = lists.shape[1]
     full = lengths == longest
     new = lists.clone()

@@ -54,7 +54,7 @@ class OOVSplit:
     """How a data set was split; every part of it carries this as ``oov_split``.
 
     Attributes:
-        mask: True for items without any training row; [PAD] is False. (n_items,)
+        mask: True for items that are OOV: kept out of training, or without a row there; [PAD] is False. (n_items,)
         n_rows: Interactions in each of the five parts.
         notes: What was moved or left out, with counts.
     """
@@ -125,15 +125,26 @@ def build(dataset: Any) -> list[Any]:
     dataset._drop_unused_col()
     parts = [rows["train"], *(np.concatenate([rows[f"{kind}_{part}"] for kind in ("iv", "oov")]) for part in _HELD)]
     datasets = [dataset.copy(dataset.inter_feat[torch.from_numpy(part)]) for part in parts]
-    return finish(datasets, {part: len(rows[part]) for part in PARTS}, notes)
+    held_out = items[np.concatenate([rows["oov_valid"], rows["oov_test"]])]
+    return finish(datasets, {part: len(rows[part]) for part in PARTS}, held_out, notes)
 
 
 _HELD = ("valid", "test")
 
 
-def finish(datasets: list[Any], n_rows: dict[str, int], notes: list[str]) -> list[Any]:
-    """Tell the three parts how they were split, and the log."""
-    split = OOVSplit(oov_mask(datasets[0]), n_rows, notes)
+def finish(datasets: list[Any], n_rows: dict[str, int], held_out: np.ndarray, notes: list[str]) -> list[Any]:
+    """Tell the three parts how they were split, and the log.
+
+    Args:
+        datasets: Training, validation and test.
+        n_rows: Interactions by part.
+        held_out: Items of the OOV parts. They are OOV by what was decided, whatever has become of training rows, so
+            that the leak guard can tell.
+        notes: What was moved or left out.
+    """
+    mask = oov_mask(datasets[0])
+    mask[held_out] = True
+    split = OOVSplit(mask, n_rows, notes)
     for part in datasets:
         part.oov_split = split
     getLogger().info(split)
@@ -173,14 +184,13 @@ def plan(
     valid_items, test_items = choose_items(items, times, options, random)
     oov_valid, oov_test = (np.flatnonzero(np.isin(items, chosen)) for chosen in (valid_items, test_items))
     iv = np.flatnonzero(~np.isin(items, np.concatenate([valid_items, test_items])))
-    if in_order:
-        iv = iv[np.argsort(_needed(times, "order: TO")[iv], kind="stable")]
-    else:
-        iv = random.permutation(iv)
+    iv = iv[np.argsort(_needed(times, "order: TO")[iv], kind="stable")] if in_order else random.permutation(iv)
     train, iv_valid, iv_test = _by_ratio(iv, users[iv] if per_user else None, options.iv)
     notes: list[str] = []
 
-    homeless = [~(np.isin(users[part], users[train]) & np.isin(items[part], items[train])) for part in (iv_valid, iv_test)]
+    homeless = [
+        ~(np.isin(users[part], users[train]) & np.isin(items[part], items[train])) for part in (iv_valid, iv_test)
+    ]
     n_homeless = sum(int(lost.sum()) for lost in homeless)
     if n_homeless and in_order:
         # Moved into training they would be training rows dated after the rows that training is asked for.
@@ -211,13 +221,14 @@ def choose_items(
     Raises:
         DataError: ``ratio`` leaves no OOV item for both, or no IV item.
     """
-    known, row_of, counts = np.unique(items, return_index=True, return_counts=True)
+    known, counts = np.unique(items, return_counts=True)
     n_oov = round(options.ratio * len(known))
     n_valid = round(options.valid * n_oov)
     if not 0 < n_valid < n_oov < len(known):
         raise DataError(
-            f"eval_args split OOV: ratio {options.ratio} and valid {options.valid} make {n_valid} of {len(known)} items "
-            f"OOV for validation and {n_oov - n_valid} for the test; each needs at least one, and one must stay IV"
+            f"eval_args split OOV: ratio {options.ratio} and valid {options.valid} make {n_valid} of {len(known)} "
+            f"items OOV for validation and {n_oov - n_valid} for the test; each needs one at least, and one must stay "
+            f"IV"
         )
     lots = random.permutation(len(known))  # decides between equals
     if options.by == "random":
@@ -240,8 +251,9 @@ def _by_ratio(rows: np.ndarray, groups: np.ndarray | None, ratios: Sequence[floa
     if groups is None:
         return np.split(rows, Dataset._calcu_split_ids(None, len(rows), shares))
     order = np.argsort(groups, kind="stable")
-    sizes = np.unique(groups, return_counts=True)[1]
-    cut = [np.split(own, Dataset._calcu_split_ids(None, len(own), shares)) for own in np.split(rows[order], np.cumsum(sizes)[:-1])]
+    ends = np.cumsum(np.unique(groups, return_counts=True)[1])
+    of_groups = np.split(rows[order], ends[:-1])
+    cut = [np.split(own, Dataset._calcu_split_ids(None, len(own), shares)) for own in of_groups]
     return [np.concatenate(part) for part in zip(*cut, strict=True)]
 
 
@@ -249,11 +261,10 @@ def _after_training(
     users: np.ndarray, times: np.ndarray, train: np.ndarray, part: np.ndarray, *, per_user: bool
 ) -> np.ndarray:
     """Which rows of ``part`` are no older than the training rows, of the same user or of everybody."""
-    if not per_user:
-        return times[part] >= times[train].max()
-    last = np.full(users.max() + 1, -np.inf)
+    last = np.full(users.max() + 1, -np.inf if per_user else times[train].max())
     np.maximum.at(last, users[train], times[train])
-    return times[part] >= last[users[part]]
+    after: np.ndarray = times[part] >= last[users[part]]
+    return after
 
 
 def _needed(times: np.ndarray | None, what: str) -> np.ndarray:
@@ -267,6 +278,6 @@ def refuse_empty(rows: Mapping[str, np.ndarray | Sequence[int]]) -> None:
     empty = [part for part in PARTS if len(rows[part]) == 0]
     if empty:
         raise DataError(
-            f"eval_args split OOV: the part {' and the part '.join(empty)} would be empty; raise ratio, change valid or "
-            f"iv, or loosen the filters (user_inter_num_interval, item_inter_num_interval, val_interval)"
+            f"eval_args split OOV: the part {' and the part '.join(empty)} would be empty; raise ratio, change valid "
+            f"or iv, or loosen the filters (user_inter_num_interval, item_inter_num_interval, val_interval)"
         )

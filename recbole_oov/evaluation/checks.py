@@ -9,7 +9,6 @@ import numpy as np
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.utils import EvaluatorType
 
-from recbole_oov.data.oov_split import oov_mask, oov_options
 from recbole_oov.errors import DataError
 from recbole_oov.evaluation.groups import IV, OOV, OVERALL
 
@@ -25,7 +24,8 @@ def check_evaluation(config: Any, train_data: Any, valid_data: Any, test_data: A
         DataError: A group has no user to average over, or ``topk`` is larger than the items there are to rank for a
             user. All problems are listed.
     """
-    mask = oov_mask(train_data._dataset) if oov_options(config) is not None else None
+    split = getattr(train_data._dataset, "oov_split", None)
+    mask = split.mask if split is not None else None
     problems: list[str] = []
     for phase, data in (("validation", valid_data), ("test", test_data)):
         if mask is not None and config["eval_type"] == EvaluatorType.RANKING:
@@ -44,8 +44,8 @@ def _empty_groups(phase: str, part: Any, mask: np.ndarray) -> Iterator[str]:
         if len(who) == 0:
             what = "both an IV and an OOV item" if group == OVERALL else f"an {group.upper()} item"
             yield (
-                f"{phase}: no user has {what} to be found, so that the group {group!r} has nothing to average over; raise "
-                f"ratio, iv or valid in eval_args split OOV, or use more data"
+                f"{phase}: no user has {what} to be found, so that the group {group!r} has nothing to average over; "
+                f"raise ratio, iv or valid in eval_args split OOV, or use more data"
             )
 
 

@@ -289,7 +289,8 @@ class GroupedEvaluator(Evaluator):
         """
         if not isinstance(dataobject, dict):
             return super().evaluate(dataobject)  # type: ignore[no-any-return]
-        values = {name: super(GroupedEvaluator, self).evaluate(g.struct) for name, g in dataobject.items() if len(g.users)}
+        one = super().evaluate
+        values = {name: one(group.struct) for name, group in dataobject.items() if len(group.users)}
         names = list(next(iter(values.values()), {}))
         result: dict[str, float] = OrderedDict()
         for group in dataobject:

@@ -19,4 +19,5 @@ def group_table(evaluation: Evaluation) -> str:
         values = [evaluation.result[prefixed(group, name)] for name in metrics]
         rows.append([group, *(f"{counts[what]:,}" for what in ("users", "items", "targets")), *values])
     align = ("left", "right", "right", "right", *("right" for _ in metrics))
-    return tabulate(rows, headers=["group", "users", "items", "targets", *metrics], floatfmt=".4f", colalign=align)
+    text: str = tabulate(rows, headers=["group", "users", "items", "targets", *metrics], floatfmt=".4f", colalign=align)
+    return text

@@ -1,4 +1,4 @@
-"""What the plugin adds to RecBole's evaluation, for any trainer: groups, fair ties, a guard, batches sized by memory."""
+"""What the plugin adds to RecBole's evaluation, for any trainer: groups, fair ties, a guard, larger batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recbole.utils import EvaluatorType
 from torch import Tensor
 
 from recbole_oov.data.histories import seen_matrix
-from recbole_oov.data.oov_split import oov_mask, oov_options
+from recbole_oov.data.oov_split import oov_options
 from recbole_oov.errors import ConfigError, RecBoleOOVError
 from recbole_oov.evaluation.groups import Evaluation, GroupedCollector, GroupedEvaluator, group_of
 
@@ -63,8 +63,8 @@ class EvaluationMixin:
         self._train_data, self._valid_data = train_data, valid_data
         self._seen: dict[str, Any] = {}
         self._batches: dict[int, _MemoryBatches] = {}
-        grouped = oov_options(self.config) is not None
-        self._use_groups(oov_mask(train_data._dataset) if grouped else None)
+        split = getattr(train_data._dataset, "oov_split", None)
+        self._use_groups(split.mask if split is not None else None)
         self.eval_collector.data_collect(train_data)
 
     @torch.no_grad()
@@ -90,10 +90,11 @@ class EvaluationMixin:
         known = getattr(self, "_batches", {})
         if id(loader) not in known:
             known[id(loader)] = _MemoryBatches(loader, self._cases_at_once(loader))
-        return known[id(loader)]
+        batches: _MemoryBatches = known[id(loader)]
+        return batches
 
     def _cases_at_once(self, loader: Any) -> int:
-        """As many as ``eval_memory`` has room for the scores of; RecBole's number where ``eval_batch_size`` is given."""
+        """As many as ``eval_memory`` has room for the scores of; RecBole's number if ``eval_batch_size`` is given."""
         user_set = getattr(self.config, "external_config_dict", {})
         if "eval_batch_size" in user_set:
             return max(1, int(loader.step))
@@ -159,9 +160,9 @@ class EvaluationMixin:
             field = self.config["USER_ID_FIELD"]
             users = interaction[field][bad.to(interaction[field].device)]
             raise RecBoleOOVError(
-                f"{type(self.model).__name__} scored some items NaN or infinite, for {int(bad.sum())} of {len(bad)} rows "
-                f"of batch {self._batch} in {self._phase} (internal {field} {users[:5].tolist()}); such scores would be "
-                f"ranked first. Lower the learning rate, or look for a division by zero in the model"
+                f"{type(self.model).__name__} scored some items NaN or infinite, for {int(bad.sum())} of {len(bad)} "
+                f"rows of batch {self._batch} in {self._phase} (internal {field} {users[:5].tolist()}); such scores "
+                f"would be ranked first. Lower the learning rate, or look for a division by zero in the model"
             )
 
 

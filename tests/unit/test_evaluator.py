@@ -152,11 +152,17 @@ def test_labelled_metrics_equal_recboles_overall_and_by_group(seed: int) -> None
 
     def evaluate(collector: Any, evaluator: Any, rows: np.ndarray) -> Any:
         for part in np.array_split(rows, 3):
-            collector.eval_batch_collect(scores[part], {name: column[part] for name, column in batch.items()}, None, None)
+            collector.eval_batch_collect(
+                scores[part], {name: column[part] for name, column in batch.items()}, None, None
+            )
         return evaluator.evaluate(collector.get_data_struct())
 
     ours = evaluate(GroupedCollector(settings_, oov), GroupedEvaluator(settings_), np.arange(n))
-    for group, rows in {OVERALL: np.arange(n), IV: np.flatnonzero(~oov[items]), OOV: np.flatnonzero(oov[items])}.items():
+    for group, rows in {
+        OVERALL: np.arange(n),
+        IV: np.flatnonzero(~oov[items]),
+        OOV: np.flatnonzero(oov[items]),
+    }.items():
         stock = evaluate(Collector(settings_), Evaluator(settings_), rows)
         for name, value in stock.items():
             assert ours[prefixed(group, name)] == pytest.approx(value, abs=1e-9)

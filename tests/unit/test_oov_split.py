@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,13 @@ def test_the_plan_holds_on_any_interactions(
         assert set(users[rows[part]]) <= set(users[rows["train"]])
     if in_order and not per_user:
         ends = [times[rows[part]] for part in ("train", "iv_valid", "iv_test")]
-        assert all(not len(late) or early.max() <= late.min() for early, late in zip(ends, ends[1:], strict=False))
+        assert all(not len(late) or early.max() <= late.min() for early, late in itertools.pairwise(ends))
         if by == "time":
             assert all((times[rows[part]] >= times[rows["train"]].max()).all() for part in ("oov_valid", "oov_test"))
 
 
 @given(interactions(), st.sampled_from(["random", "time", "popularity"]))
-def test_items_are_chosen_by_lot_by_age_or_by_rarity(
-    data: tuple[np.ndarray, np.ndarray, np.ndarray], by: str
-) -> None:
+def test_items_are_chosen_by_lot_by_age_or_by_rarity(data: tuple[np.ndarray, np.ndarray, np.ndarray], by: str) -> None:
     _, items, times = data
     options = OOVOptions(by=by, ratio=0.4)
     valid, test = choose_items(items, times, options, np.random.default_rng(0))
@@ -117,7 +116,9 @@ def test_the_split_does_not_depend_on_the_seed_of_training(tiny_dataset: Path) -
 
 
 def test_an_oov_target_of_a_sequential_model_comes_after_the_history_of_its_time(tiny_dataset: Path) -> None:
-    _, train, valid, test = build("SASRec", {"ratio": 0.3, "seed": 10}, eval_args={"order": "TO"}, MAX_ITEM_LIST_LENGTH=5)
+    _, train, valid, test = build(
+        "SASRec", {"ratio": 0.3, "seed": 10}, eval_args={"order": "TO"}, MAX_ITEM_LIST_LENGTH=5
+    )
     dataset = train._dataset
     mask = dataset.oov_split.mask
     assert not any("IV targets" in note for note in dataset.oov_split.notes)  # all of the mask was kept out on purpose
@@ -217,7 +218,7 @@ def test_a_published_split_that_does_not_fit(tiny_dataset: Path, published: Path
     from recbole_oov.data.oov_files import check_split_files
 
     config = OOVConfig("BPR", "tiny", config_dict={"oov_split": "split"}, argv=[])
-    with pytest.raises(ConfigError, match=r"should have one file for the part iv_valid, called iv_valid.tsv or warm_val"):
+    with pytest.raises(ConfigError, match="one file for the part iv_valid, called iv_valid.tsv or warm_val"):
         check_split_files(config)
 
 
@@ -236,7 +237,7 @@ def test_a_user_of_all_iv_items_has_no_negative(tiny_dataset: Path) -> None:
     inter = tiny_dataset / "tiny.inter"
     everything = "".join(f"glutton\ti{i}\t3\t5\n" for i in range(1, 61))
     inter.write_text("\n".join(inter.read_text().splitlines()) + "\n" + everything)
-    with pytest.raises(DataError, match=r"1 users \(user_id glutton\) have interacted with all \d+ items of the training"):
+    with pytest.raises(DataError, match=r"1 users \(user_id glutton\) have interacted with all \d+ items of the"):
         build("BPR", {"iv": [0.9998, 0.0001, 0.0001], "ratio": 0.1})
 
 
