@@ -32,11 +32,19 @@ WORDS = ["amber", "basil", "cedar", "dune", "ember", "fjord", "grove", "heath", 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test with the folder that it lies in: unit, recipe or slow."""
+    """Mark every test with the folder that it lies in: unit, conformance, recipe or slow."""
     root = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(root) and item.path.parent != root:
             item.add_marker(item.path.relative_to(root).parts[0])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECBOLE_OOV_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -121,6 +122,8 @@ def _check_split(split: object) -> list[str]:
             f"{', '.join(SPLITS)}, as in {{'RS': [0.8, 0.1, 0.1]}} or {{'LS': 'valid_and_test'}}"
         ]
     kind, value = next(iter(split.items()))
+    if kind == "OOV":
+        return _check_oov_split(value)
     if kind == "LS" and value not in LEAVE_OUT:
         return [f"eval_args split LS: {shown(value)} is not allowed; it must be one of {', '.join(LEAVE_OUT)}"]
     if kind in ("RS", "TS"):
@@ -131,6 +134,56 @@ def _check_split(split: object) -> list[str]:
                 f"validation and test, none negative and the first above 0, as in [0.8, 0.1, 0.1]"
             ]
     return []
+
+
+_SHARE = Rule("a number above 0 and below 1", lambda value: is_number(value) and 0 < value < 1)
+_RATIOS = Rule(
+    "three numbers above 0, for training, validation and test, as in [0.8, 0.1, 0.1]",
+    lambda value: isinstance(value, list | tuple) and len(value) == 3 and all(is_number(x) and x > 0 for x in value),
+)
+_OOV_SPLIT = {
+    "ratio": _SHARE,
+    "valid": _SHARE,
+    "by": one_of("random", "time", "popularity"),
+    "seed": whole(0),
+    "iv": _RATIOS,
+    "files": Rule("the folder of a published split", lambda value: isinstance(value, str) and bool(value.strip())),
+}
+
+
+def _check_oov_split(value: object) -> list[str]:
+    key = "eval_args split OOV"
+    if not isinstance(value, Mapping):
+        return [
+            f"{key}: {shown(value)} is not allowed; it must be a mapping with the keys {', '.join(_OOV_SPLIT)}, as in "
+            f"{{ratio: 0.2, by: random}}"
+        ]
+    problems = _mapping(key, value, _OOV_SPLIT)
+    if "files" in value and len(value) > 1:
+        problems.append(f"{key}: files takes the split as it is; leave out {', '.join(sorted(set(value) - {'files'}))}")
+    return problems
+
+
+def oov_by_time(args: Mapping[Any, Any]) -> bool:
+    """Whether ``eval_args`` ask for OOV items by time."""
+    split = args.get("split")
+    options = split.get("OOV") if isinstance(split, Mapping) else None
+    return isinstance(options, Mapping) and options.get("by") == "time"
+
+
+def oov_protocol(values: Values) -> list[str]:
+    """What the OOV protocol needs of other options: full ranking, times, no ready-made split."""
+    if "OOV" not in _split(values):
+        return []
+    problems = []
+    for mode in _modes(values):
+        if isinstance(mode, str) and mode not in ("full", "labeled"):
+            problems.append(f"eval_args mode: {shown(mode)} ranks sampled items; the OOV protocol ranks all: use full")
+    if values.get("benchmark_filename") is not None:
+        problems.append("benchmark_filename: the data set comes split already; leave it out, or the split OOV")
+    if oov_by_time(values["eval_args"]) and values.get("TIME_FIELD") is None:
+        problems.append("TIME_FIELD: eval_args split OOV by: time needs the name of the column with the time")
+    return problems
 
 
 def negative_sampling(values: Values) -> list[str]:
@@ -184,6 +237,13 @@ def model_needs(values: Values, user_set: Values, model: str, model_class: type)
             f"leave train_neg_sample_args out, or set loss_type: BPR"
         )
     return problems
+
+
+def user_metrics(values: Values) -> list[str]:
+    """``save_user_metrics``: whether Parquet can be written."""
+    if values.get("save_user_metrics") in (None, False) or importlib.util.find_spec("pyarrow") is not None:
+        return []
+    return ['save_user_metrics: needs the package pyarrow, which is not installed; pip install "recbole-oov[parquet]"']
 
 
 def together(values: Values) -> list[str]:

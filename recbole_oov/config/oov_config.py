@@ -205,9 +205,7 @@ class OOVConfig(Config):
         if not isinstance(short, str):
             return  # none, or the table of rules reports it
         if not isinstance(given, Mapping) or "split" in given:
-            self._problems.append(
-                f"oov_split: {shown(short)} and eval_args split are both given; keep one of them"
-            )
+            self._problems.append(f"oov_split: {shown(short)} and eval_args split are both given; keep one of them")
             return
         way = short.strip().lower()
         split = {"OOV": {"by": way} if way in ("random", "time", "popularity") else {"files": short}}
@@ -228,8 +226,14 @@ class OOVConfig(Config):
 
     def _load_item_text(self, final: dict[str, Any]) -> None:
         """Load the item columns that content is made of, whatever the data set's or model's own YAML file loads."""
-        if "load_col" not in self.external_config_dict and content.reads_item_text(final, self.model_class):
-            final["load_col"] = content.with_item_columns(final)
+        if "load_col" in self.external_config_dict or not content.reads_item_text(final, self.model_class):
+            return
+        before, final["load_col"] = final.get("load_col"), content.with_item_columns(final)
+        alone = isinstance(before, Mapping) and not {"item", "user"} & set(before)
+        if alone and "filter_inter_by_user_or_item" not in self.external_config_dict:
+            # RecBole would now drop the interactions of items that .item lacks, without a word, and the model would
+            # run on other data than a model without content.
+            final["filter_inter_by_user_or_item"] = False
 
     # ---- checks ----
 

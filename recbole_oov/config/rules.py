@@ -211,8 +211,16 @@ RULES: dict[str, Rule] = {
     # the plugin
     "train_positions": one_of("last", "all"),
     "window_stride": NONE | whole(1),
+    "resume": FLAG | Rule("a checkpoint's path", lambda v: isinstance(v, str) and v.endswith(".json")),
+    "resume_step": whole(0),
     "mask_history": FLAG,
     "data_checks": one_of("error", "warn"),
+    "sampler": NONE | NAME | Rule("a mapping, as in {name: dns, pool: 32}", lambda value: isinstance(value, Mapping)),
+    "oov_split": NONE | NAME,
+    "leak_guard": one_of("error", "warn", "off"),
+    "eval_memory": whole(1),
+    "content": NONE | Rule("a mapping, as in {from: text, encoder: tfidf}", lambda value: isinstance(value, Mapping)),
+    "save_user_metrics": FLAG | Rule("the path of a .parquet file", lambda v: isinstance(v, str) and bool(v.strip())),
 }
 
 _OF_INTERVALS = re.compile(r"\w+_num_interval")

@@ -13,6 +13,8 @@ from recbole.trainer import Trainer
 from recbole_oov import runner
 from recbole_oov.config import OOVConfig
 from recbole_oov.errors import ConfigError, DataError, RecBoleOOVError
+from recbole_oov.evaluation.groups import prefixed
+from recbole_oov.evaluation.per_user import read_per_user
 
 OPTIONS = {
     "show_progress": False,
@@ -201,3 +203,13 @@ def test_the_log_has_a_table_of_the_groups(caplog: pytest.LogCaptureFixture) -> 
         assert line[1:4] == [str(counts[what]) for what in ("users", "items", "targets")]
         name = "recall@10" if line[0] == "overall" else f"{line[0]}_recall@10"
         assert line[5] == f"{result['test_result'][name]:.4f}"
+
+
+def test_the_values_of_each_user_are_saved() -> None:
+    options = {**OPTIONS, **OOV, "epochs": 1, "metrics": ["Recall", "NDCG"], "valid_metric": "Recall@10"}
+    result = runner.run("BPR", "tiny", config_dict={**options, "save_user_metrics": True}, argv=[])
+    assert result is not None
+    table = read_per_user(Path(result["model_file"]).with_suffix(".users.parquet"))
+    for (group, metric), values in table.groupby(["group", "metric"])["value"]:
+        assert values.mean() == pytest.approx(result["test_result"][prefixed(group, metric)], abs=1e-9)
+        assert len(values) == result["test_groups"][group]["users"]
