@@ -15,6 +15,7 @@ HELP = f"""recbole_oov {__version__}: out-of-vocabulary items, users and LLM rec
   run_recbole_oov.py [run] [--model=NAME] [--dataset=NAME] [--config_files="A.yaml B.yaml"] [--KEY=VALUE …]
       Train and test a model. Without options: BPR on ml-100k, as run_recbole.py. Any RecBole option works.
       --nproc=N --world_size=N --ip=HOST --port=N --group_offset=N   several processes
+      --resume   continue the last run of these options that was cut off; --resume=saved/NAME.json a certain one
   run_recbole_oov.py benchmark FILE.yaml [--KEY=VALUE …]
       Run the models, data sets and seeds of a benchmark file; continues where it stopped.
   run_recbole_oov.py models
@@ -61,6 +62,7 @@ def entry() -> None:
 def _run(argv: list[str]) -> None:
     from recbole_oov.runner import run
 
+    argv = ["--resume=True" if argument == "--resume" else argument for argument in argv]
     given = parse_command_line(argv)
     if "nproc" in given or "world_size" in given:
         group: dict[str, Any] = {

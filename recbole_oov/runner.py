@@ -15,7 +15,14 @@ from recbole.utils import get_environment, get_model, get_trainer, init_logger, 
 
 from recbole_oov.config import OOVConfig, check_writable
 from recbole_oov.data.atomic import check_atomic_files
+from recbole_oov.data.leaks import check_leaks
+from recbole_oov.data.oov_files import check_split_files
 from recbole_oov.errors import DataError
+from recbole_oov.evaluation.checks import check_evaluation
+from recbole_oov.evaluation.per_user import user_tokens, users_file, write_per_user
+from recbole_oov.evaluation.table import group_table
+from recbole_oov.refusals import recbole_refusals
+from recbole_oov.trainer.unfinished import options_of, unfinished_run
 
 Result = dict[str, Any]
 
@@ -62,9 +69,10 @@ def run(
         argv: Command line options ``--key=value``, the strongest. None reads ``sys.argv``, as RecBole does.
 
     Returns:
-        RecBole's result: ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``;
-        and ``model_file``, the checkpoint's path, None if nothing was saved. None if a process group's first
-        process ran elsewhere.
+        RecBole's result: ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``, under
+        the OOV protocol with the metrics of the other groups of items (``oov_recall@10``) beside RecBole's;
+        ``test_groups``, the users, items and targets behind each group; and ``model_file``, the checkpoint's path,
+        None if nothing was saved. None if a process group's first process ran elsewhere.
 
     Raises:
         ConfigError: The configuration cannot work; all problems are listed. Nothing was loaded or written.
@@ -102,9 +110,13 @@ def trainer_class(config: Any) -> type:
     """RecBole's trainer for the model, extended by what the configuration asks for."""
     from recbole_oov.trainer.all_positions import AllPositionMixin, CausalNetworkMixin
     from recbole_oov.trainer.evaluation import EvaluationMixin
+    from recbole_oov.trainer.pool_sampling import PoolSamplingMixin
+    from recbole_oov.trainer.resume import ResumeMixin
 
     base: type = get_trainer(config["MODEL_TYPE"], config["model"])
-    added: list[type] = []
+    added: list[type] = [ResumeMixin]
+    if config["sampler"] is not None:
+        added.append(PoolSamplingMixin)
     if config["train_positions"] == "all" and not issubclass(base, AllPositionMixin):
         added.append(CausalNetworkMixin)
     if not issubclass(base, EvaluationMixin):
@@ -139,9 +151,11 @@ def _run_one(
         torch.distributed.barrier()  # the first process has written what all are about to load
     test_result = trainer.evaluate(experiment.test_data, load_best_model=saved, show_progress=show_progress)
 
+    trainer.forget_progress()
     logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
     logger.info(set_color("best valid ", "yellow") + f": {best_valid_result}")
     logger.info(set_color("test result", "yellow") + f": {test_result}")
+    groups = _report_groups(experiment)
     if not config["single_spec"]:
         torch.distributed.destroy_process_group()
     return {
@@ -149,8 +163,26 @@ def _run_one(
         "valid_score_bigger": config["valid_metric_bigger"],
         "best_valid_result": best_valid_result,
         "test_result": test_result,
+        "test_groups": groups,
         "model_file": trainer.saved_model_file if saved else None,
     }
+
+
+def _report_groups(experiment: Experiment) -> dict[str, dict[str, int]]:
+    """Log the test result group by group and save each user's values, where asked for; what is behind each group."""
+    config, trainer, logger = experiment.config, experiment.trainer, getLogger()
+    evaluation = trainer.last_evaluation
+    if evaluation is None:
+        return {}
+    if len(evaluation.groups) > 1:
+        logger.info(set_color("test result by group", "yellow") + f":\n{group_table(evaluation)}")
+    users_path = users_file(config, trainer.saved_model_file)
+    if users_path is not None and not config["single_spec"]:
+        logger.warning("save_user_metrics: each process knows its own users alone; run with nproc 1 to save them")
+    elif users_path is not None:
+        write_per_user(users_path, user_tokens(experiment.dataset, evaluation.users), evaluation.per_user)
+        logger.info(set_color("metrics of each user", "yellow") + f": {users_path}")
+    return dict(evaluation.counts())
 
 
 def prepare(
@@ -163,7 +195,9 @@ def prepare(
 ) -> Experiment:
     """Everything up to training: check, load, split, build. Arguments and errors as of :func:`run`."""
     config = OOVConfig(model, dataset, config_file_list, config_dict, argv=argv)
-    check_atomic_files(config)
+    options, unfinished = options_of(config), unfinished_run(config)  # before models and data sets write into it
+    notes = check_atomic_files(config)
+    check_split_files(config)
     check_writable(config)
     if not config["single_spec"]:
         # RecBole looks whether a folder is there and then makes it, which two processes must not do at once.
@@ -174,22 +208,34 @@ def prepare(
     logger = getLogger()
     logger.info(sys.argv if argv is None else list(argv))
     logger.info(config)
+    for note in notes:
+        logger.warning(note)
+    if config["resume"] is True and unfinished is None:
+        logger.info(f"resume: no unfinished run of this configuration in {config['checkpoint_dir']}; beginning anew")
     try:
-        whole = create_dataset(config)
+        with recbole_refusals("the data set"):
+            whole = create_dataset(config)
     except OSError as error:
         raise DataError(
             f"dataset: {config['dataset']} could not be loaded or downloaded ({error}); put its atomic files into "
             f"{config['data_path']}"
         ) from error
     logger.info(whole)
-    train_data, valid_data, test_data = data_preparation(config, whole)
+    with recbole_refusals("the split"):
+        train_data, valid_data, test_data = data_preparation(config, whole)
+    check_evaluation(config, train_data, valid_data, test_data)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    recommender = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    with recbole_refusals("the model"):
+        recommender = get_model(config["model"])(config, train_data._dataset).to(config["device"])
     logger.info(recommender)
+    check_leaks(config, train_data, valid_data, test_data, recommender)
     trainer = trainer_class(config)(config, recommender)
+    trainer.options, trainer.continue_from = options, unfinished
+    trainer.keep_progress = True  # until the test is done as well
     if not config["single_spec"]:
         # Each process names the checkpoint by its own clock, and the first one writes it.
         name = [trainer.saved_model_file]
         torch.distributed.broadcast_object_list(name)
         trainer.saved_model_file = name[0]
+    trainer.remember(train_data, valid_data)
     return Experiment(config, whole, train_data, valid_data, test_data, recommender, trainer)

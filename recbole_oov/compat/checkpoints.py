@@ -1,8 +1,10 @@
-"""Checkpoints that plain ``torch.load(file)`` reads, that is without running code out of the file.
+"""RecBole's checkpoints, written and read without running code out of a file.
 
 Since torch 2.6 ``torch.load`` reads tensors and plain values, and refuses what RecBole saves: pickle protocol
 4, numpy and scipy objects, and a Config that refers to classes by name. Telling torch to trust the file would
-let anyone who shares a checkpoint run code on the reader's machine. Here the files change instead.
+let anyone who shares a checkpoint run code on the reader's machine. Here the files change instead: a name that
+ends in ``.json`` gets the format of :mod:`recbole_oov.checkpoints`, any other a file that plain ``torch.load``
+reads. What stock RecBole wrote is read by :mod:`recbole_oov.checkpoints.legacy`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import enum
 import os
 import pickle
 import sys
+import tempfile
 import uuid
 import zipfile
 import zlib
@@ -26,14 +29,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_oov.checkpoints import CheckpointError, legacy, store
 from recbole_oov.compat.mending import Overlay, Put, fix
-from recbole_oov.errors import RecBoleOOVError
 
-_MISSING = object()
-
-
-class CheckpointError(RecBoleOOVError, pickle.UnpicklingError):
-    """A checkpoint cannot be read, or not without running code out of it. Says what it holds and what to do."""
+__all__ = [
+    "CheckpointError",
+    "allow_in_checkpoints",
+    "load_checkpoint",
+    "restore_array",
+    "restore_sparse",
+    "save_checkpoint",
+    "sparse_parts",
+]
 
 
 def allow_in_checkpoints(*classes: Callable[..., Any]) -> None:
@@ -73,10 +80,12 @@ def checkpoint_config(configurator: Any, put: Put) -> None:
 
     def __setstate__(self: Any, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        _put_on_a_device(self)
         self.compatibility_settings()
         self.yaml_loader = self._build_yaml_loader()
         with contextlib.suppress(ImportError, ValueError, AttributeError):  # a model of a plugin that is not here
-            self.model_class = configurator.get_model(self.model)
+            if self.model.isidentifier():  # it becomes a module's name
+                self.model_class = configurator.get_model(self.model)
 
     def __copy__(self: Any) -> Any:  # a copy in memory keeps the class itself, even one that no name leads to
         new = object.__new__(type(self))
@@ -101,8 +110,8 @@ def checkpoint_config(configurator: Any, put: Put) -> None:
 def checkpoint_files(trainer: Any, put: Put) -> None:
     """The trainers save with pickle protocol 4, which ``torch.load`` refuses, straight into the previous file.
 
-    What they call ``torch.save`` becomes :func:`save_checkpoint`. What they call ``torch.load`` stays
-    torch's own; only what it raises is put into words that help.
+    What they call ``torch.save`` becomes :func:`save_checkpoint`, and ``torch.load`` becomes
+    :func:`load_checkpoint`.
     """
 
     def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
@@ -112,7 +121,7 @@ def checkpoint_files(trainer: Any, put: Put) -> None:
             torch.save(obj, f, *args, **kwargs)
 
     allow_in_checkpoints(restore_array, restore_sparse)
-    put(trainer, "torch", Overlay(trainer.torch, save=save, load=_explaining(torch.load)))
+    put(trainer, "torch", Overlay(trainer.torch, save=save, load=load_checkpoint))
 
 
 @fix(
@@ -121,12 +130,31 @@ def checkpoint_files(trainer: Any, put: Put) -> None:
     since="torch 2.6",
 )
 def checkpoint_reasons(quick_start: Any, put: Put) -> None:
-    """``load_data_and_model`` of a file that torch refuses says which file it is, why, and what to do instead."""
-    put(quick_start, "load_data_and_model", _explaining(quick_start.load_data_and_model))
+    """``load_data_and_model`` reads what :func:`load_checkpoint` reads, and says why where that refuses a file.
+
+    RecBole's function imports torch itself, so it is handed a file that plain ``torch.load`` reads: the
+    checkpoint if it is one, else a copy without what the function does not look at.
+    """
+    stock = quick_start.load_data_and_model
+
+    @wraps(stock)
+    def load_data_and_model(model_file: Any) -> Any:
+        state = load_checkpoint(model_file)
+        if not isinstance(state, dict) or "config" not in state or "state_dict" not in state:
+            raise CheckpointError(f"{model_file}: this is no checkpoint of a model: it has no config or no state_dict")
+        with tempfile.TemporaryDirectory(prefix="recbole_oov-") as folder:
+            copied = os.path.join(folder, "model.pth")
+            read = {name: state.get(name) for name in ("config", "state_dict", "other_parameter")}
+            save_checkpoint(read, copied)
+            return stock(copied)
+
+    put(quick_start, "load_data_and_model", load_data_and_model)
 
 
 def save_checkpoint(state: Any, path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint that plain ``torch.load`` reads, whole or not at all.
+    """Write a checkpoint, whole or not at all: in the plugin's format where the name ends in ``.json``.
+
+    Any other name gets a file that plain ``torch.load`` reads.
 
     The file is written beside its destination, flushed to the disk, and then renamed: a crash or a full disk
     leaves the previous checkpoint as it was. Numpy and scipy values are stored as tensors and come back as what
@@ -135,8 +163,15 @@ def save_checkpoint(state: Any, path: str | os.PathLike[str]) -> None:
     Args:
         state: What to save, as for ``torch.save``.
         path: The file.
+
+    Raises:
+        CheckpointError: A ``.json`` cannot be written.
+        OSError: Another file cannot be written.
     """
     target = Path(os.path.realpath(path))
+    if target.suffix == store.SUFFIX:
+        store.save(_without_layers(state), target)
+        return
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -156,40 +191,69 @@ def save_checkpoint(state: Any, path: str | os.PathLike[str]) -> None:
         )
 
 
-def load_checkpoint(path: str | os.PathLike[str], map_location: Any = None) -> Any:
-    """Read a checkpoint with plain ``torch.load``, which runs no code out of it.
+def load_checkpoint(path: Any, map_location: Any = None, **options: Any) -> Any:
+    """Read a checkpoint, the plugin's or RecBole's, of this release or of an earlier run without the plugin.
+
+    No code is run out of the file.
+
+    Args:
+        path: The file; ``.json`` is the plugin's format.
+        map_location: As for ``torch.load``; None puts each tensor where it was, and on the CPU where this machine has
+            no GPU.
+        options: Further ones for ``torch.load``, for files of torch's.
 
     Raises:
-        CheckpointError: The file is damaged, was written by RecBole without this plugin, or holds code.
+        CheckpointError: The file is missing or damaged, or holds code.
     """
-    return _explaining(torch.load)(path, map_location=map_location)
-
-
-def _explaining(load: Callable[..., Any]) -> Callable[..., Any]:
-    """``load(file, …)`` that notices damage, and whose refusals are put into words that say what to do."""
-
-    @wraps(load)
-    def explained(file: Any, *args: Any, **kwargs: Any) -> Any:
-        _refuse_damage(file)
-        try:
-            return load(file, *args, **kwargs)
-        except CheckpointError:
+    if not isinstance(path, str | os.PathLike):
+        return torch.load(path, map_location, **options)
+    if Path(path).suffix == store.SUFFIX:
+        return store.load(path, map_location)
+    if map_location is None and not torch.cuda.is_available():
+        map_location = "cpu"
+    _refuse_damage(path)
+    if _pickle_protocol(path) == 4:  # plain torch.load reads 2, and warns before it refuses others
+        return legacy.load(path, map_location)
+    try:
+        return torch.load(path, map_location, **options)
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:
+        if "GLOBAL recbole.model." in str(error) or "GLOBAL yaml." in str(error):  # what stock pickles a Config with
+            return legacy.load(path, map_location)
+        raise CheckpointError(_reason(path, str(error))) from error
+    except (EOFError, RuntimeError, OSError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
             raise
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(_reason(file, str(error))) from error
-        except (EOFError, RuntimeError) as error:
-            if isinstance(error, EOFError) or "PytorchStreamReader" in str(error):
-                raise CheckpointError(
-                    f"{file}: this checkpoint is cut short; use another one. torch says: {error}"
-                ) from error
-            raise
+        if isinstance(error, OSError):
+            raise CheckpointError(f"{path}: this checkpoint cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(f"{path}: this checkpoint is cut short; use another one. torch says: {error}") from error
 
-    return explained
+
+def _pickle_protocol(path: str | os.PathLike[str]) -> int | None:
+    """The protocol of the pickle in a file of torch's; stock RecBole's trainers write 4. None for other files."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith("/data.pkl"):
+                with archive.open(name) as file:
+                    start = file.read(2)
+                return start[1] if start[:1] == b"\x80" else None
+    return None
+
+
+def _put_on_a_device(config: Any) -> None:
+    """A Config of a run on a GPU names that as its device, which this machine may not have."""
+    final = vars(config).get("final_config_dict", {})
+    device = final.get("device") if isinstance(final, dict) else None
+    if isinstance(device, torch.device) and device.type == "cuda" and not torch.cuda.is_available():
+        final["device"] = torch.device("cpu")
 
 
 def _refuse_damage(file: Any) -> None:
     """Compare the check sums in the file, which ``torch.load`` does not: it would take a flipped bit for a weight."""
-    if not isinstance(file, str | os.PathLike) or not zipfile.is_zipfile(file):
+    if not zipfile.is_zipfile(file):
         return
     try:
         with zipfile.ZipFile(file) as archive:
@@ -201,12 +265,6 @@ def _refuse_damage(file: Any) -> None:
 
 
 def _reason(file: Any, message: str) -> str:
-    if "operand 149" in message:  # the FRAME of pickle protocol 4, which only stock RecBole's trainer uses
-        return (
-            f"{file}: this checkpoint was written by RecBole without recbole_oov, in a format that torch can only read "
-            f"by running code out of the file, so it is refused; where you trust it, load it with the RecBole that "
-            f"wrote it and save its 'state_dict' again with torch.save"
-        )
     _, found, rest = message.partition("GLOBAL ")
     what = rest.split()[0] if found and rest.split() else ""
     holds = f"refers to {what}, which could run code," if what else "cannot be read as plain data"
@@ -298,14 +356,18 @@ class _StoredSparse:
         self._matrix = matrix
 
     def __reduce__(self) -> tuple[Any, ...]:
-        matrix = self._matrix
-        if matrix.format in _COMPRESSED:
-            parts = (matrix.data, matrix.indices, matrix.indptr)
-        else:
-            coo = matrix.tocoo()
-            parts = (coo.data, coo.row, coo.col)
-        shape = tuple(int(size) for size in matrix.shape)
-        return restore_sparse, (type(matrix).__name__, shape, *(_StoredArray(np.asarray(part)) for part in parts))
+        kind, shape, *parts = sparse_parts(self._matrix)
+        return restore_sparse, (kind, shape, *(_StoredArray(np.asarray(part)) for part in parts))
+
+
+def sparse_parts(matrix: Any) -> tuple[Any, ...]:
+    """What :func:`restore_sparse` makes a sparse matrix of scipy's of: its class's name, its shape, its arrays."""
+    if matrix.format in _COMPRESSED:
+        parts = (matrix.data, matrix.indices, matrix.indptr)
+    else:
+        coo = matrix.tocoo()
+        parts = (coo.data, coo.row, coo.col)
+    return type(matrix).__name__, tuple(int(size) for size in matrix.shape), *parts
 
 
 _COMPRESSED = ("csr", "csc")

@@ -252,3 +252,30 @@ def ksr_relations(ksr: Any, put: Put) -> None:
         self.relation_Matrix = self.relation_Matrix.to(torch.get_default_dtype())
 
     put(ksr.KSR, "__init__", __init__)
+
+
+@fix(
+    "recbole.quick_start.quick_start",
+    symptom="`run_recbole` under `eval_args: {split: {OOV: …}}` reports one number for IV and OOV items together",
+    since="RecBole",
+)
+def oov_groups(quick_start: Any, put: Put) -> None:
+    """``run_recbole`` and ``objective_function`` use RecBole's trainer, whose collector knows no groups of items.
+
+    Under the OOV protocol, and only there, the trainer is the one that ``recbole_oov.run`` uses.
+    """
+    stock = quick_start.get_trainer
+
+    def get_trainer(model_type: Any, model_name: str) -> Any:
+        def trainer(config: Any, model: Any) -> Any:
+            from recbole_oov.data.oov_split import oov_options
+
+            if oov_options(config) is None:
+                return stock(model_type, model_name)(config, model)
+            from recbole_oov.runner import trainer_class
+
+            return trainer_class(config)(config, model)
+
+        return trainer
+
+    put(quick_start, "get_trainer", get_trainer)

@@ -41,6 +41,8 @@ _NOT_A_COMMAND = ("ipykernel_launcher", "colab_kernel_launcher", "pytest", "py.t
 
 _CHECKED_APART = {"model", "dataset", "config_files", "local_rank", "offset"}
 _CHECKED_APART |= {"eval_args", "metrics", "train_neg_sample_args", "clip_grad_norm"}
+_LONGEST_NAME = 240
+"""Bytes of a data set's name, with room for ``.inter`` in a file system's 255."""
 _LOADED_BY_DEFAULT = {"inter": ["user_id", "item_id"]}
 """``load_col`` in RecBole's ``sample.yaml``: what it loads of a data set that it does not know."""
 
@@ -135,6 +137,9 @@ class OOVConfig(Config):
             self._problems.append("model: none is given; name one, as in --model=BPR")
         if dataset is None:
             self._problems.append(f"dataset: none is given; name one, as in --dataset={BUNDLED}")
+        elif not str(dataset).strip() or "\0" in str(dataset) or len(os.fsencode(str(dataset))) > _LONGEST_NAME:
+            self._problems.append(f"dataset: {shown(dataset)} cannot be the name of a folder; name a data set")
+            dataset = None
         if isinstance(model, type):
             return model.__name__, model, str(dataset or "")
         try:
@@ -204,6 +209,9 @@ class OOVConfig(Config):
         short, given = final.get("oov_split"), self.external_config_dict.get("eval_args", {})
         if not isinstance(short, str):
             return  # none, or the table of rules reports it
+        chosen = not isinstance(given, Mapping) or "split" in given or "benchmark_filename" in self.external_config_dict
+        if chosen and "oov_split" not in self.external_config_dict:
+            return  # a model's default, which gives way
         if not isinstance(given, Mapping) or "split" in given:
             self._problems.append(f"oov_split: {shown(short)} and eval_args split are both given; keep one of them")
             return

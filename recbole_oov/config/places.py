@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_oov.config.keys import recbole_folder, yaml_keys
+from recbole_oov.config.reading import shown
 from recbole_oov.errors import ConfigError
 
 BUNDLED = "ml-100k"
@@ -89,8 +90,15 @@ def check_writable(config: Any) -> None:
 
 
 def _write_problem(option: str, folder: Path) -> str | None:
-    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     remedy = "choose another folder" if option == "checkpoint_dir" else "start in another folder"
+    try:
+        os.lstat(folder)  # unlike Path.exists, it tells a name that cannot be from one that is not there
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        return f"{option}: {shown(str(folder))} cannot name a folder: {reason}; {remedy}"
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not existing.is_dir():
         return f"{option}: cannot write to {folder}, because {existing} is a file; {remedy}"
     reason = "you have no permission to write there"

@@ -29,12 +29,39 @@ _MOST_BRACKETS = 1_000
 """A string with more is taken as text: PyYAML would need seconds to find that it nests too deeply."""
 
 
+_LARGEST_FILE = 1 << 20
+_MOST_VALUES = 100_000
+"""Values in one text, each alias counted with all that it stands for: nine lines of aliases can stand for a billion."""
+_NOT_PLAIN = ("binary", "timestamp", "set", "omap", "pairs")
+
+
 class Loader(yaml.SafeLoader):
     """A safe YAML loader for what users write, on the command line, in dictionaries and in files.
 
     As RecBole's, it reads ``1e-3`` as a number. ``None`` is null, as ``~``; dates, ``1:30`` and ``007`` stay text; and
-    a key given twice is an error rather than the last one's victory.
+    a key given twice is an error rather than the last one's victory. What comes out is plain: mappings, lists, text,
+    numbers, truth values and None, and no larger than the text that it was written as suggests.
     """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            _count_values(node, {}, set())
+        return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        try:
+            return super().construct_yaml_int(node)
+        except ValueError:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{shown(node.value, 40)} is no whole number, or one of too many digits", node.start_mark
+            ) from None
+
+    def _refuse(self, node: yaml.Node) -> None:
+        kind = node.tag.rpartition(":")[2]
+        raise yaml.constructor.ConstructorError(
+            None, None, f"no option takes a value of type !!{kind}", node.start_mark
+        )
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[tuple[str, str]] = set()
@@ -46,6 +73,30 @@ class Loader(yaml.SafeLoader):
                 seen.add(name)
         return super().construct_mapping(node, deep=deep)
 
+
+def _count_values(node: yaml.Node, known: dict[int, int], open_nodes: set[int]) -> int:
+    """The values that a node stands for, itself included; raises where there are too many, or no end of them."""
+    found = known.get(id(node))
+    if found is not None:
+        return found
+    if id(node) in open_nodes:
+        raise yaml.constructor.ConstructorError(None, None, "an alias that holds itself", node.start_mark)
+    open_nodes.add(id(node))
+    parts = node.value if isinstance(node, yaml.CollectionNode) else []
+    inner = (part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,)))
+    total = 1 + sum(_count_values(part, known, open_nodes) for part in inner)
+    if total > _MOST_VALUES:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"more than {_MOST_VALUES} values, aliases counted with what they stand for", node.start_mark
+        )
+    open_nodes.discard(id(node))
+    known[id(node)] = total
+    return total
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
+for _kind_of_value in _NOT_PLAIN:
+    Loader.add_constructor(f"tag:yaml.org,2002:{_kind_of_value}", Loader._refuse)
 
 # A dictionary of its own, so that PyYAML's loaders keep their meaning for everybody else.
 Loader.yaml_implicit_resolvers = {
@@ -144,14 +195,18 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise ConfigError(f"config file {path} has more than {_LARGEST_FILE} bytes; is it another kind of file?")
+        text = content.decode("utf-8-sig")
         values = yaml.load(text, Loader=Loader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
         raise ConfigError(f"config file {path} does not exist (looked for {path.absolute()})") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"config file {path} is not UTF-8 text at byte {error.start}; save it as UTF-8") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"config file {path} cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror or error}") from None
     except _YAML_FAULTS as error:
         raise ConfigError(f"config file {path}{_position(error)} is not valid YAML: {_reason(error)}") from None
     if values is None:
@@ -182,6 +237,8 @@ def _position(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "it nests too deeply"
     return str(getattr(error, "problem", None) or str(error) or type(error).__name__)
 
 

@@ -30,12 +30,16 @@ def is_number(value: object) -> bool:
     """Whether ``value`` is a finite number; ``True`` and ``False`` are none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return isinstance(value, int) or math.isfinite(value)
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def whole(low: int, high: float = math.inf) -> Rule:
-    """A whole number of at least ``low``."""
+    """A whole number of at least ``low``, that 64 bits can hold."""
     end = "" if high == math.inf else f" and at most {high}"
+    high = min(high, 2**63 - 1)
     return Rule(
         f"a whole number of at least {low}{end}",
         lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
@@ -124,6 +128,9 @@ def gpu_text(value: object) -> str:
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 TRANSFORMS = ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined")
 
+_EACH_WHOLE = list_of(whole(1))
+_SOME_OF_WHOLE = Rule(_EACH_WHOLE.allowed, lambda value: _EACH_WHOLE.accepts(value) and len(value) > 0)
+
 RULES: dict[str, Rule] = {
     # the command
     "nproc": whole(1),
@@ -133,7 +140,7 @@ RULES: dict[str, Rule] = {
     "group_offset": whole(0),
     # environment
     "gpu_id": GPU_ID,
-    "worker": whole(0),
+    "worker": whole(0, 1024),
     "use_gpu": FLAG,
     "seed": whole(0, 2**32 - 1),
     "state": one_of("INFO", "DEBUG", "WARNING", "ERROR", "CRITICAL"),
@@ -164,7 +171,7 @@ RULES: dict[str, Rule] = {
     "transform": NONE | one_of(*TRANSFORMS),
     # evaluation
     "repeatable": FLAG,
-    "topk": whole(1) | list_of(whole(1)),
+    "topk": whole(1) | _SOME_OF_WHOLE,
     "valid_metric": NAME,
     "valid_metric_bigger": FLAG,
     "eval_batch_size": whole(1),
@@ -193,7 +200,7 @@ RULES: dict[str, Rule] = {
     "unload_col": NONE | dict_of(NAMES, _COLUMNS),
     "unused_col": NONE | dict_of(NAMES, _COLUMNS),
     "additional_feat_suffix": NONE | NAME | NAMES,
-    "rm_dup_inter": NONE | one_of("first", "last"),
+    "rm_dup_inter": NONE | Rule("first or last", lambda value: value in ("first", "last")),
     "val_interval": NONE | dict_of(INTERVAL | list_of(ANY), "{field: interval}, as in {rating: '[3,inf)'}"),
     "filter_inter_by_user_or_item": FLAG,
     "alias_of_user_id": NONE | NAMES,
@@ -220,6 +227,7 @@ RULES: dict[str, Rule] = {
     "leak_guard": one_of("error", "warn", "off"),
     "eval_memory": whole(1),
     "content": NONE | Rule("a mapping, as in {from: text, encoder: tfidf}", lambda value: isinstance(value, Mapping)),
+    "variant": NAME | Rule("a mapping of them, as in {positives: code}", lambda value: isinstance(value, Mapping)),
     "save_user_metrics": FLAG | Rule("the path of a .parquet file", lambda v: isinstance(v, str) and bool(v.strip())),
 }
 

@@ -65,10 +65,10 @@ def learns_pairwise(model_class: type) -> str | None:
 
 
 _WHOLE_HISTORY = frozenset(
-    ["MultiDAE", "MultiVAE", "MacridVAE", "CDAE", "ENMF", "RaCT", "RecVAE", "DiffRec", "LDiffRec", "NCEPLRec", "EASE"]
-    + ["SLIMElastic", "ADMMSLIM", "ItemKNN", "AsymKNN", "Pop", "Random", "LINE"]
+    {"MultiDAE", "MultiVAE", "MacridVAE", "CDAE", "ENMF", "RaCT", "RecVAE", "DiffRec", "LDiffRec", "NCEPLRec", "EASE"}
+    | {"SLIMElastic", "ADMMSLIM", "ItemKNN", "AsymKNN", "Pop", "Random", "LINE"}
 )
-"""Models that RecBole gives a loader of whole histories, or that draw or need no negatives, whatever their class says."""
+"""Models that RecBole gives a loader of whole histories, or that draw or need no negatives, whatever they declare."""
 
 
 def base_model_class(name: object) -> type:

@@ -193,8 +193,9 @@ class GroupedCollector(Collector):
             rows |= {IV: ~is_oov, OOV: is_oov}
         for group, belongs in rows.items():
             self._keep(group, "targets", belongs.long()[:, None])
-            self._keep(group, "rec.score", scores)
-            self._keep(group, "data.label", label)
+            # As columns: RecBole squeezes the last axis, and one row alone would become no row.
+            self._keep(group, "rec.score", scores.reshape(-1, 1))
+            self._keep(group, "data.label", label.reshape(-1, 1))
 
     def _keep(self, group: str, name: str, values: Tensor) -> None:
         self._parts.setdefault(group, {}).setdefault(name, []).append(values.detach().cpu())

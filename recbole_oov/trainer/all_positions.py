@@ -34,11 +34,15 @@ class AllPositionMixin:
     _windows: WindowLoader | None = None
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
+        self.ready(train_data)
+        epoch: Any = super()._train_epoch  # type: ignore[misc]
+        return epoch(self._windows, epoch_idx, loss_func or self.window_loss, show_progress)
+
+    def ready(self, train_data: Any) -> None:
+        """Build the windows where that has not been done; a run that is continued needs them before its first epoch."""
         if self._windows is None:
             self._windows = window_loader(self.config, train_data._dataset)
             self.prepare(train_data)
-        epoch: Any = super()._train_epoch  # type: ignore[misc]
-        return epoch(self._windows, epoch_idx, loss_func or self.window_loss, show_progress)
 
     def prepare(self, train_data: Any) -> None:
         """Called once before the first epoch."""

@@ -50,7 +50,7 @@ def test_the_main_command_ends_with_results_and_a_checkpoint(
     output = run_command(["--model=OOVLLMRec", *options(data_path, **SMALL)], capfd)
     assert re.search(r"best valid\s*: OrderedDict", output) and re.search(r"test result\s*: OrderedDict", output)
     assert "Train     0" in output and "Evaluate" in output, "progress is shown"
-    assert [path.name for path in Path("saved").iterdir() if re.fullmatch(r"OOVLLMRec-.*\.pth", path.name)]
+    assert [path.name for path in Path("saved").iterdir() if re.fullmatch(r"OOVLLMRec-.*\.json", path.name)]
     assert list(Path("log/OOVLLMRec").glob("*.log")) and list(Path("log_tensorboard").iterdir())
 
 
@@ -135,7 +135,7 @@ def test_two_processes_without_a_gpu(data_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "test result" in done.stdout + done.stderr
-    assert len(list(Path("saved").glob("BPR-*.pth"))) == 1
+    assert len(list(Path("saved").glob("BPR-*.json"))) == 1
 
 
 def test_the_example_of_an_own_model_runs() -> None:

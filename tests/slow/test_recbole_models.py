@@ -22,6 +22,7 @@ from reference import old_stack_reference as reference
 from reference.small_data import DIMENSIONS, NAME, make_small_data
 
 import recbole_oov
+from recbole_oov.compat import load_checkpoint
 
 INTER = ["user_id", "item_id", "rating", "timestamp"]
 USER = ["user_id", "age", "gender", "occupation"]
@@ -142,7 +143,7 @@ def test_a_model_trains_saves_and_tests(model: str, data_path: Path) -> None:
     for name, value in result["test_result"].items():
         assert math.isfinite(value), name
         assert 0 <= value <= (1 if name != "logloss" else 100), name
-    checkpoint = torch.load(result["model_file"])
+    checkpoint = load_checkpoint(result["model_file"])
     assert checkpoint["config"]["model"] == model
     assert not [
         name for name, value in (checkpoint["other_parameter"] or {}).items() if isinstance(value, torch.nn.Module)

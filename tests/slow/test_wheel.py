@@ -90,7 +90,7 @@ def test_package_and_properties_are_the_wheels(installed: Path, tmp_path: Path) 
 def test_console_script_runs_a_model_of_recbole_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     output = shell(installed / "recbole-oov", "--model=BPR", "--epochs=1", "--show_progress=False", cwd=tmp_path)
     assert "test result" in output
-    assert list((tmp_path / "saved").glob("BPR-*.pth"))
+    assert list((tmp_path / "saved").glob("BPR-*.json"))
 
 
 def test_console_script_runs_a_model_of_the_plugin_from_any_folder(installed: Path, tiny_dataset: Path) -> None:
@@ -100,4 +100,4 @@ def test_console_script_runs_a_model_of_the_plugin_from_any_folder(installed: Pa
         installed / "recbole-oov", "--model=OOVLLMRec", "--dataset=tiny", *small, "--show_progress=False", cwd=folder
     )
     assert "test result" in output
-    assert list((folder / "saved").glob("OOVLLMRec-*.pth"))
+    assert list((folder / "saved").glob("OOVLLMRec-*.json"))

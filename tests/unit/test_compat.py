@@ -46,6 +46,7 @@ from recbole.utils import ModelType, get_model, get_trainer, init_seed
 
 from recbole_oov import compat
 from recbole_oov.compat import checkpoints, mending
+from recbole_oov.testing import two_circles, write_atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -311,6 +312,24 @@ def metrics_are_numpy_numbers() -> bool:
     return "float64" in repr(result)
 
 
+def groups_are_missing(folder: Path) -> bool:
+    from recbole.quick_start import run_recbole
+
+    options = {
+        "data_path": str(folder),
+        "eval_args": {"split": {"OOV": {"ratio": 0.3}}, "order": "RO", "group_by": None, "mode": "full"},
+        "epochs": 1,
+        "topk": [2],
+        "valid_metric": "MRR@2",
+        "show_progress": False,
+        "gpu_id": "",
+        "checkpoint_dir": str(folder / "saved"),
+    }
+    write_atomic(folder, "circles", two_circles(length=12))
+    result = run_recbole(model="BPR", dataset="circles", config_dict=options, saved=False)
+    return "oov_recall@2" not in result["test_result"]
+
+
 SYMPTOMS: dict[str, Callable[[Any, Path], bool]] = {
     "numpy_aliases": lambda config, tmp_path: aliases_missing(),
     "sorted_interactions": lambda config, tmp_path: sorting_warns(),
@@ -333,6 +352,7 @@ SYMPTOMS: dict[str, Callable[[Any, Path], bool]] = {
     "plain_metrics": lambda config, tmp_path: metrics_are_numpy_numbers(),
     "pop_counts": lambda config, tmp_path: popularity() != [0, 2, 1, 0, 0],
     "ksr_relations": lambda config, tmp_path: ksr().relation_Matrix.dtype != torch.get_default_dtype(),
+    "oov_groups": lambda config, tmp_path: groups_are_missing(tmp_path),
     "checkpoint_enums": lambda config, tmp_path: enums_unreadable(tmp_path),
     "checkpoint_config": config_unreadable,
     "checkpoint_files": lambda config, tmp_path: unreadable(stock_save(config, tmp_path)),
@@ -677,14 +697,21 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(make_config: Callable[..., 
     assert not marker.exists()
 
 
-def test_a_checkpoint_of_stock_recbole_is_refused_with_a_reason(
+def test_a_checkpoint_of_stock_recbole_is_read_and_nothing_of_it_run(
     config: Any, make_config: Callable[..., Any], tmp_path: Path
 ) -> None:
+    trainer, model, (_, _, test) = trained(make_config())
+    before = trainer.evaluate(test)
     with mending.left_out("checkpoint_files"), mending.left_out("checkpoint_config"):
-        path = stock_save(config, tmp_path)
-    trainer, _, (_, _, test) = trained(make_config())
-    with pytest.raises(compat.CheckpointError, match=r"model\.pth: .* written by RecBole without recbole_oov"):
-        trainer.evaluate(test, model_file=str(path))
+        trainer.saved_model_file = str(tmp_path / "model.pth")
+        trainer._save_checkpoint(0, verbose=False)
+    assert unreadable(tmp_path / "model.pth"), "plain torch.load"
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    assert trainer.evaluate(test) == before
+    assert (
+        compat.load_checkpoint(tmp_path / "model.pth")["config"].final_config_dict == trainer.config.final_config_dict
+    )
 
 
 def test_nothing_that_is_allowed_does_more_than_keep_data(config: Any) -> None:

@@ -138,34 +138,49 @@ def test_each_group_equals_recboles_metrics_on_that_group_alone(seed: int) -> No
         assert counts == {"users": len(users), "items": len(columns) - 1, "targets": int(inside.sum())}
 
 
-@settings(max_examples=300)
+VALUES = {**config(["AUC", "LogLoss"], [10]), "eval_args": {"mode": {"valid": "labeled"}}}
+
+
+@settings(max_examples=10_000)
 @given(st.integers(0, 2**32 - 1))
-def test_labelled_metrics_equal_recboles_overall_and_by_group(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    n, n_items = int(random.integers(20, 60)), 12
-    settings_ = {**config(["AUC", "LogLoss", "MAE", "RMSE"], [10]), "eval_args": {"mode": {"valid": "labeled"}}}
-    scores, label = torch.from_numpy(random.random(n)).float(), torch.from_numpy(random.integers(0, 2, n)).float()
-    items, oov = random.integers(1, n_items, n), np.arange(n_items) >= 7
-    if any(label[torch.from_numpy(oov[items] == kind)].unique().numel() < 2 for kind in (True, False)):
-        return  # no AUC without both labels
-    batch = {"user_id": torch.ones(n, dtype=torch.long), "item_id": torch.from_numpy(items), "label": label}
+def test_labelled_metrics_equal_recboles(seed: int) -> None:
+    labelled = Labelled(seed)
+    ours = labelled.evaluate(GroupedCollector(VALUES), GroupedEvaluator(VALUES), labelled.everything)
+    stock = labelled.evaluate(Collector(VALUES), Evaluator(VALUES), labelled.everything)
+    assert ours.keys() == stock.keys()
+    np.testing.assert_allclose(list(ours.values()), list(stock.values()), rtol=0, atol=1e-9)
 
-    def evaluate(collector: Any, evaluator: Any, rows: np.ndarray) -> Any:
-        for part in np.array_split(rows, 3):
-            collector.eval_batch_collect(
-                scores[part], {name: column[part] for name, column in batch.items()}, None, None
-            )
-        return evaluator.evaluate(collector.get_data_struct())
 
-    ours = evaluate(GroupedCollector(settings_, oov), GroupedEvaluator(settings_), np.arange(n))
-    for group, rows in {
-        OVERALL: np.arange(n),
-        IV: np.flatnonzero(~oov[items]),
-        OOV: np.flatnonzero(oov[items]),
-    }.items():
-        stock = evaluate(Collector(settings_), Evaluator(settings_), rows)
-        for name, value in stock.items():
+@given(st.integers(0, 2**32 - 1))
+def test_labelled_metrics_of_a_group_equal_recboles_on_its_rows(seed: int) -> None:
+    labelled = Labelled(seed)
+    oov = np.arange(12) >= 7
+    is_oov = oov[labelled.items]
+    ours = labelled.evaluate(GroupedCollector(VALUES, oov), GroupedEvaluator(VALUES), labelled.everything)
+    for group, rows in ((IV, np.flatnonzero(~is_oov)), (OOV, np.flatnonzero(is_oov))):
+        if len(labelled.label[rows].unique()) < 2:
+            continue  # no AUC without both labels
+        for name, value in labelled.evaluate(Collector(VALUES), Evaluator(VALUES), rows).items():
             assert ours[prefixed(group, name)] == pytest.approx(value, abs=1e-9)
+
+
+class Labelled:
+    """Random scores of rows with labels, both of which occur."""
+
+    def __init__(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        n = int(random.integers(6, 60))
+        self.everything = np.arange(n)
+        self.scores, self.items = torch.from_numpy(random.random(n)).float(), random.integers(1, 12, n)
+        label = random.integers(0, 2, n)
+        label[:2] = 0, 1
+        self.label = torch.from_numpy(label).float()
+
+    def evaluate(self, collector: Any, evaluator: Any, rows: np.ndarray) -> Any:
+        for part in np.array_split(rows, 2):
+            batch = {"user_id": torch.ones(len(part), dtype=torch.long), "item_id": torch.from_numpy(self.items[part])}
+            collector.eval_batch_collect(self.scores[part], {**batch, "label": self.label[part]}, None, None)
+        return evaluator.evaluate(collector.get_data_struct())
 
 
 def test_a_constant_scorer_gets_what_chance_gives_on_every_group() -> None:

@@ -1,0 +1,190 @@
+"""One sampler at work on one base model: pools drawn, scored, chosen from, and turned into a loss."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_oov.config.reading import shown
+from recbole_oov.errors import ConfigError
+from recbole_oov.sampler.base_models import BaseModel, VectorModel
+from recbole_oov.sampler.caches import AdaSIRCache, FreshPools, SRNSCache
+from recbole_oov.sampler.choice import Choice, PoolBatch, Sampler, get_sampler
+from recbole_oov.sampler.pools import NegativePools
+
+
+def read_sampler(value: object) -> tuple[Sampler, dict[str, Any]]:
+    """The option ``sampler``: a name, or a mapping ``{name: …, pool: …, …}``.
+
+    Returns:
+        The sampler and all of its options, ``pool`` among them.
+
+    Raises:
+        ConfigError: There is no such sampler, or it has no such option, or a value is no number it can take.
+    """
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise ConfigError(
+            f"sampler: {shown(value)} is not allowed; it must be a name, as in dns, or a mapping with a name, as in "
+            f"{{name: dns_mn, pool: 32, m: 4}}"
+        )
+    sampler = get_sampler(value["name"])
+    given = {key: option for key, option in value.items() if key != "name"}
+    defaults = {"pool": sampler.pool, **sampler.options}
+    problems = []
+    for key, option in given.items():
+        if key not in defaults:
+            problems.append(f"sampler: {sampler.name} has no option {key!r}; it has {', '.join(defaults)}")
+        elif isinstance(option, bool) or not isinstance(option, int | float) or option != option:
+            problems.append(f"sampler {key}: {shown(option)} is not allowed; it must be a number")
+        elif isinstance(defaults[key], int) and (option != int(option) or option < 1):
+            problems.append(f"sampler {key}: {shown(option)} is not allowed; it must be a whole number of at least 1")
+    options = {**defaults, **given}
+    if not problems and "m" in options and options["m"] > options["pool"]:
+        problems.append(f"sampler m: {options['m']} is more than pool, {options['pool']}; set m to at most pool")
+    if problems:
+        raise ConfigError(problems)
+    return sampler, options
+
+
+class Drawing:
+    """Draws negatives with one sampler for one base model.
+
+    Args:
+        sampler: The sampler.
+        options: Its options, ``pool`` among them, as of ``read_sampler``.
+        base: The base model.
+        pools: Draws pools; its generator is the only randomness.
+
+    Raises:
+        ConfigError: The sampler makes negatives that are no items and the base model has no vectors that are known,
+            or some user has fewer unseen items than ``pool``.
+    """
+
+    def __init__(self, sampler: Sampler, options: Mapping[str, Any], base: BaseModel, pools: NegativePools) -> None:
+        if sampler.mixes and not base.has_vectors:
+            from recbole_oov.sampler.base_models import KNOWN
+
+            raise ConfigError(
+                f"sampler: {sampler.name} makes negatives that are no items, for which the vectors of "
+                f"{type(base.model).__name__} would have to be known; they are for {', '.join(KNOWN)}. Choose one of "
+                f"these models, or a sampler of real items such as dns"
+            )
+        self.sampler, self.base, self.pools = sampler, base, pools
+        self.size = int(options["pool"])
+        self.options = {key: value for key, value in options.items() if key != "pool"}
+        self.source = _source(sampler, options, pools)
+        self._alpha = float(options["alpha"]) if sampler.source == "popularity" else None
+        self._accepted = set(inspect.signature(sampler.choose).parameters)
+        self.epoch = 0
+        pools.check(self.size)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Renew caches. Called before each epoch."""
+        self.epoch = epoch
+        if type(self.source) is not FreshPools:
+            with torch.no_grad():
+                self.base.begin_step()
+                self.source.begin_epoch(epoch, self.base.scores)
+
+    def draw(self, users: Tensor) -> Tensor:
+        """A pool for each user. (B,) -> (B, P)"""
+        return self.source.draw(users, self.size)
+
+    @torch.no_grad()
+    def choose(self, interaction: Interaction, pool: Tensor, scored: PoolBatch | None = None) -> Choice:
+        """Let the sampler choose. ``scored``: the same pool, scored before for another sampler."""
+        batch = scored if scored is not None else self.scored(interaction, pool)
+        options = {key: value for key, value in self.options.items() if key in self._accepted}
+        chosen: Choice = self.sampler.choose(batch, **options)
+        return chosen
+
+    @torch.no_grad()
+    def scored(self, interaction: Interaction, pool: Tensor, *, vectors: bool | None = None) -> PoolBatch:
+        """What the sampler is shown of a pool."""
+        base, users = self.base, interaction[self.base.model.USER_ID]
+        if not self.sampler.needs_scores:
+            unscored = torch.empty(len(users), 0, device=users.device)
+            return PoolBatch(unscored, unscored.sum(1), epoch=self.epoch, generator=self.pools.generator)
+        positives = interaction[base.model.ITEM_ID]
+        scores = base.scores(users, torch.cat([positives[:, None], pool], dim=1))
+        of_vectors: dict[str, Tensor] = {}
+        if self.sampler.mixes if vectors is None else vectors:
+            assert isinstance(base, VectorModel)
+            of_vectors = {
+                "user": base.user_layers(base.user_vectors(users)),
+                "positive": base.item_layers(positives),
+                "pool": base.item_layers(pool),
+            }
+        return PoolBatch(
+            scores[:, 1:],
+            scores[:, 0],
+            log_q=None if self._alpha is None else self.pools.log_probability(pool, self._alpha),
+            spread=self.source.spread(users, pool),
+            epoch=self.epoch,
+            generator=self.pools.generator,
+            **of_vectors,
+        )
+
+    def loss(self, interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
+        """The base model's loss of a batch of (user, positive), with negatives of the sampler's choice."""
+        self.base.begin_step()
+        pool = self.draw(interaction[self.base.model.USER_ID])
+        choice = self.choose(interaction, pool)
+        if choice.positive_share is None:
+            return self.base.item_loss(interaction, pool.gather(1, choice.index[:, None]).squeeze(1))
+        assert isinstance(self.base, VectorModel)
+        negative, shares = negative_vector(self.base, interaction, pool, choice)
+        return self.base.vector_loss(interaction, negative, shares)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next draws depend on."""
+        return {"pools": self.pools.state_dict(), "source": self.source.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state of ``state_dict``."""
+        self.pools.load_state_dict(state["pools"])
+        self.source.load_state_dict(state["source"])
+
+
+def negative_vector(
+    base: VectorModel, interaction: Interaction, pool: Tensor, choice: Choice
+) -> tuple[Tensor, list[tuple[Tensor, float]]]:
+    """The vector of a chosen negative, with a graph, and the items it is made of.
+
+    For index (B,) the item's own vector. For (B, L), layer l of w * positive + (1 - w) * candidate with the candidate
+    of that layer; the share of each layer's item in the regularisation is 1 / L.
+
+    Returns:
+        (B, d'), and for each layer its items (B,) with their share.
+    """
+    if choice.positive_share is None:
+        items = pool.gather(1, choice.index[:, None]).squeeze(1)
+        return base.merge(base.item_layers(items)), [(items, 1.0)]
+    columns = choice.index if choice.index.dim() == 2 else choice.index[:, None]
+    chosen = pool.gather(1, columns)  # (B, L)
+    layers = torch.stack([base.item_layers(chosen[:, at])[:, at] for at in range(chosen.shape[1])], dim=1)
+    positive = base.item_layers(interaction[base.model.ITEM_ID])
+    mixed = choice.positive_share * positive + (1 - choice.positive_share) * layers
+    shares: list[tuple[Tensor, float]] = [(chosen[:, at], 1 / chosen.shape[1]) for at in range(chosen.shape[1])]
+    return base.merge(mixed), shares
+
+
+def _source(sampler: Sampler, options: Mapping[str, Any], pools: NegativePools) -> FreshPools:
+    if sampler.source == "uniform":
+        return FreshPools(pools)
+    if sampler.source == "popularity":
+        return FreshPools(pools, float(options["alpha"]))
+    if sampler.source == "adasir":
+        return AdaSIRCache(pools, options["cache"], options["candidates"])
+    if sampler.source == "srns":
+        return SRNSCache(pools, options["pool"], options["candidates"], options["temperature"])
+    raise ConfigError(
+        f"sampler: {sampler.name} names the source {sampler.source!r}; there are uniform, popularity, adasir and srns"
+    )
