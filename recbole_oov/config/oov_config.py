@@ -138,7 +138,7 @@ class OOVConfig(Config):
         if dataset is None:
             self._problems.append(f"dataset: none is given; name one, as in --dataset={BUNDLED}")
         elif not str(dataset).strip() or "\0" in str(dataset) or len(os.fsencode(str(dataset))) > _LONGEST_NAME:
-            self._problems.append(f"dataset: {shown(dataset)} cannot be the name of a folder; name a data set")
+            self._problems.append(f"dataset: {shown(dataset)} cannot name a folder; give the name of a data set")
             dataset = None
         if isinstance(model, type):
             return model.__name__, model, str(dataset or "")

@@ -7,9 +7,7 @@ that RecBole is going to load is read once, in blocks, and what is wrong is said
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,18 @@ import numpy as np
 import pandas as pd
 import recbole.data.dataset
 from recbole.data.dataset import KnowledgeBasedDataset
-from recbole.utils import FeatureType, ModelType
+from recbole.utils import ModelType
 
-from recbole_oov.data.atomic_rows import EXAMPLES, Ids, Interactions, within_bounds
-from recbole_oov.data.atomic_table import AtomicTable, Block
+from recbole_oov.data.atomic_rows import Ids, Interactions, in_val_interval, within_bounds
+from recbole_oov.data.atomic_table import AtomicTable
+from recbole_oov.data.atomic_values import EXAMPLES, FeatureIds, Numbers, check_padding
 from recbole_oov.errors import DataError
 
 _GRAPH_FILES = {
     "kg": ("HEAD_ENTITY_ID_FIELD", "RELATION_ID_FIELD", "TAIL_ENTITY_ID_FIELD"),
     "link": ("ITEM_ID_FIELD", "ENTITY_ID_FIELD"),
 }
+_ALIASES = ("user", "item", "entity", "relation")
 Columns = dict[str, tuple[str, str | None]]
 """Names of columns that a run needs, each with the reason and the type it must have."""
 
@@ -41,44 +41,51 @@ class FileNeed:
     optional: bool = False
 
 
-def check_atomic_files(config: Any) -> None:
+def check_atomic_files(config: Any) -> list[str]:
     """Check the atomic files that a run will load.
 
     Args:
         config: RecBole's or the plugin's configuration. ``data_checks: warn`` turns the softer problems (missing ids
-            and ratings, repeated rows, users too short for leave-one-out) into warnings.
+            and ratings, repeated rows, users too short for leave-one-out) into notes.
+
+    Returns:
+        Notes for the log, which does not exist yet: what RecBole is going to leave out or to fill in, with counts.
 
     Raises:
         DataError: A file cannot be used. Each problem names file, line, column or option, and the remedy.
     """
     checker = _Checker(config)
     checker.check()
-    problems, doubts = checker.problems, checker.doubts
+    problems, notes = checker.problems, checker.notes
     if config["data_checks"] == "warn":
-        for doubt in doubts:
-            getLogger(__name__).warning("%s", doubt)
+        notes = checker.doubts + notes
     else:
-        problems = problems + [f"{doubt} (--data_checks=warn runs all the same)" for doubt in doubts]
+        problems = problems + [f"{doubt} (--data_checks=warn runs all the same)" for doubt in checker.doubts]
     if len(problems) == 1:
         raise DataError(problems[0])
     if problems:
         raise DataError(f"{len(problems)} problems in the data:\n" + "\n".join(f"  - {p}" for p in problems))
+    return notes
 
 
 class _Checker:
-    """One pass over a data set's files. ``problems`` stop the run, ``doubts`` do unless ``data_checks: warn``."""
+    """One pass over a data set's files.
+
+    ``problems`` stop the run, ``doubts`` do unless ``data_checks: warn``, ``notes`` are for the log.
+    """
 
     def __init__(self, config: Any) -> None:
         self.config = config
         self.problems: list[str] = []
         self.doubts: list[str] = []
+        self.notes: list[str] = []
         self.user, self.item, self.time = (config[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME"))
         self.rating, self.label = config["RATING_FIELD"], config["LABEL_FIELD"]
         self.sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         self.eval_args: dict[str, Any] = config["eval_args"] or {}
         self.ids: dict[str, np.ndarray] = {}
         self.interactions: list[Interactions] = []
-        self.loaded: set[str] = set()
+        self.loaded: dict[str, dict[str, str]] = {}
 
     def check(self) -> None:
         """Check every file, then what only shows over all of them."""
@@ -91,7 +98,9 @@ class _Checker:
             except DataError as error:
                 self.problems.append(str(error))
         if len(self.problems) == before and self.interactions:
+            self._check_names()
             self._check_options()
+        if len(self.problems) == before and self.interactions:
             self._check_interactions()
 
     # ---- which files, which columns ----
@@ -170,11 +179,16 @@ class _Checker:
 
     def _check_file(self, need: FileNeed) -> None:
         config = self.config
+        load_col = config["load_col"]
         if not need.path.is_file():
+            if need.path.exists() or need.path.is_symlink():
+                raise DataError(f"{need.path}: is a folder, a broken link or no plain file; put the file itself there")
+            named = load_col is not None and need.suffix in load_col and "load_col" in config.external_config_dict
+            if need.optional and named and load_col[need.suffix] != "*":
+                raise DataError(f"{need.path}: there is no such file; load_col names columns of it")
             if need.optional:
                 return
             raise DataError(f"{need.path}: there is no such file; {config['model']} needs it")
-        load_col = config["load_col"]
         if load_col is not None and need.suffix not in load_col:
             if not need.optional:
                 raise DataError(
@@ -183,63 +197,118 @@ class _Checker:
             return
         table = AtomicTable(need.path, config["field_separator"], config["seq_separator"], config["encoding"])
         loaded = self._loaded(need, table)
-        self.loaded.update(loaded)
-        found = Interactions(self.config, table) if need.suffix == "inter" else None
-        ids: list[np.ndarray] = []
-        rows = 0
+        self.loaded[need.suffix] = {name: table.columns[name].type for name in loaded}
+        found = Interactions(config, table) if need.suffix == "inter" else None
         id_field = {"user": self.user, "item": self.item}.get(need.suffix)
+        ids = FeatureIds(table, id_field) if id_field else None
+        numbers = Numbers(table, loaded, self.time)
+        rows = 0
         for block in table.blocks(loaded):
             rows += len(block.lines)
-            self._check_block(block, table, loaded)
+            numbers.add(block)
             if found is not None:
                 found.add(block)
-            if id_field:
-                ids.append(Ids.of(block.frame[id_field]).hashes)
+            if ids is not None:
+                of_block = Ids.of(block.frame[id_field])
+                check_padding(of_block.texts, table.path, ids.column)
+                ids.add(block, of_block.hashes, of_block.missing, in_val_interval(block.frame, table, config))
         if rows == 0:
             raise DataError(f"{table.path}: there is a header but no row")
         if found is not None:
             self.interactions.append(found)
             self.doubts += found.doubts()
-        if id_field:
-            self.ids[need.suffix] = np.concatenate(ids)
-
-    def _check_block(self, block: Block, table: AtomicTable, loaded: Iterable[str]) -> None:
-        for name in loaded:
-            if table.columns[name].type != FeatureType.FLOAT.value:
-                continue
-            values = block.frame[name].to_numpy()
-            bad = ~np.isfinite(values) if name == self.time else np.isinf(values)
-            if bad.any():
-                line = int(block.lines[bad.argmax()])
-                value = "missing (or nan)" if np.isnan(values[bad.argmax()]) else "infinite"
-                raise DataError(
-                    f"{table.path}, line {line}: column {name} is {value}; write a finite number, or remove the row"
-                )
+            self.notes += found.notes()
+        if ids is not None:
+            self.doubts += ids.check()
+            self.ids[need.suffix] = ids.known()
+        self.notes += numbers.notes(but=self.rating if found is not None else None)
 
     # ---- over all rows ----
 
     def _check_options(self) -> None:
-        for option in ("val_interval", "normalize_field"):
-            for name in self.config[option] or []:
-                if name not in self.loaded:
+        config = self.config
+        loaded = {name: kind for columns in self.loaded.values() for name, kind in columns.items()}
+        for option in (
+            "val_interval",
+            "normalize_field",
+            "discretization",
+            *(f"alias_of_{kind}_id" for kind in _ALIASES),
+        ):
+            for name in config[option] or []:
+                if name not in loaded:
                     self.problems.append(
                         f"{option}: the column {name!r} is not loaded from any file; loaded are "
-                        f"{', '.join(sorted(self.loaded))} (see load_col)"
+                        f"{', '.join(sorted(loaded))} (see load_col)"
+                    )
+        for name, bounds in (config["val_interval"] or {}).items():
+            if name in loaded and isinstance(bounds, str) != loaded[name].startswith("float"):
+                right = "an interval, as in '[3,inf)'" if loaded[name].startswith("float") else "a list of values"
+                self.problems.append(
+                    f"val_interval: {bounds!r} is not allowed for {name}, which is of type {loaded[name]}; give {right}"
+                )
+        suffixes = {"inter", "user", "item", *_GRAPH_FILES, "net", *(config["additional_feat_suffix"] or [])}
+        for suffix in config["load_col"] or {}:
+            if suffix not in suffixes and "load_col" in config.external_config_dict:
+                self.problems.append(
+                    f"load_col: RecBole loads no file .{suffix}; it loads {', '.join(sorted(suffixes))}; name "
+                    f"others in "
+                    f"additional_feat_suffix"
+                )
+
+    def _check_names(self) -> None:
+        """Columns of one name in two files, of which RecBole keeps one, and names that RecBole gives itself."""
+        owner: dict[str, str] = {}
+        for suffix in ("inter", "user", "item"):
+            for name, kind in self.loaded.get(suffix, {}).items():
+                if name == {"user": self.user, "item": self.item}.get(suffix):
+                    continue
+                if name in owner:
+                    said = (
+                        f"the column {name!r} is both in .{owner[name]} and in .{suffix}, and RecBole keeps one of them"
+                    )
+                    same = kind == self.loaded[owner[name]][name] and name not in (self.user, self.item)
+                    (self.doubts if same else self.problems).append(
+                        f"{said}; leave one out, as in unload_col: {{{suffix}: [{name}]}}"
+                    )
+                owner.setdefault(name, suffix)
+        if self.sequential and not self.config["benchmark_filename"]:
+            own = {f"{name}{self.config['LIST_SUFFIX']}" for name in self.loaded.get("inter", {})}
+            for name in sorted(own | {self.config["ITEM_LIST_LENGTH_FIELD"]}):
+                if name in owner:
+                    self.problems.append(
+                        f"the column {name!r} of .{owner[name]} has a name that RecBole gives to a column of "
+                        f"its own for "
+                        f"sequential models; rename it, or leave it out (unload_col)"
                     )
 
     def _check_interactions(self) -> None:
         if self.config["benchmark_filename"]:
             return
         found = self.interactions[0]
-        users, items = found.kept_rows(self.ids if self.config["filter_inter_by_user_or_item"] is True else {})
+        strict = self.config["filter_inter_by_user_or_item"] is True
+        kept = found.kept_rows(self.ids if strict else {})
         user_bounds, item_bounds = (self.config[f"{side}_inter_num_interval"] for side in ("user", "item"))
-        kept = within_bounds(users, items, user_bounds, item_bounds)
-        if not kept.any():
+        legal = within_bounds(kept.users, kept.items, user_bounds, item_bounds)
+        if not legal.any():
             options = "val_interval, filter_inter_by_user_or_item, user_inter_num_interval and item_inter_num_interval"
             self.problems.append(f"{found.table.path}: no row is left after filtering; loosen {options}")
             return
+        left_out = kept.left_out
+        if not legal.all():
+            left_out["outside user_inter_num_interval and item_inter_num_interval"] = int((~legal).sum())
+        if left_out:
+            listed = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
+            self.notes.append(
+                f"{found.table.path}: {int(legal.sum())} of {found.n_rows} rows are used; left out are {listed}"
+            )
+        if not strict:
+            self.notes += [
+                f"{found.table.path}: {count} rows {reason}, and have no features (filter_inter_by_user_or_item: False)"
+                for reason, count in found.kept_rows(self.ids).left_out.items()
+                if "file" in reason
+            ]
         if self.sequential and "LS" in (self.eval_args.get("split") or {}):
-            self._check_short_users(found, users[kept])
+            self._check_short_users(found, kept.users[legal])
 
     def _check_short_users(self, found: Interactions, users: np.ndarray) -> None:
         need = 3 if self.eval_args["split"]["LS"] == "valid_and_test" else 2

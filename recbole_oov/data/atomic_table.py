@@ -28,11 +28,19 @@ LONGEST_CELL = 131_072
 """What Python's csv reader, which RecBole's loading goes through, takes in one cell."""
 
 _NUMBER = re.compile(
-    r"\s*[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|inf|infinity|nan)\s*", re.IGNORECASE
+    r"\s*[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|inf|infinity|nan)\s*", re.IGNORECASE | re.ASCII
 )
 _MISSING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"}
 _MISSING |= {"N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 """Texts that pandas reads as a missing value."""
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "ZIP",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+}
+"""What compressed files begin with."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ class AtomicTable:
         header = first[0].split("\n", 1)[0]
         if header.startswith("\ufeff"):
             mark = "the file starts with a byte order mark, which RecBole takes for part of the first column's name"
-            raise self._fail(f"{mark}; save it as UTF-8 without BOM", 1)
+            raise self._fail(f"{mark}; save it as UTF-8 without BOM, or set encoding: utf-8-sig", 1)
         columns = [self._column(cell, position, header) for position, cell in enumerate(header.split(self.separator))]
         names = [column.name for column in columns]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -105,6 +113,13 @@ class AtomicTable:
         if not colon and ":" not in header:
             raise self._fail(
                 f"the first line is no header: {_short(header)} has no name:type, such as user_id:token", 1
+            )
+        if cell != cell.strip():
+            raise self._fail(
+                f"the header cell {_short(cell)} (column {position + 1}) begins or ends with a blank, which "
+                f"RecBole would "
+                f"take for a part of it; remove the blank",
+                1,
             )
         others = [mark for mark in ("\t", ",", ";", "|", " ") if mark != self.separator and mark in cell]
         if others and (kind not in TYPES):
@@ -138,8 +153,9 @@ class AtomicTable:
             lines = np.arange(first_line, first_line + len(rows))
             if first_line == 1:
                 rows, lines = rows[1:], lines[1:]
-            if not all(rows):  # RecBole's reader passes over blank lines
-                full = [i for i, row in enumerate(rows) if row]
+            blank = [not row.strip() and self.separator not in row for row in rows]
+            if any(blank):  # RecBole's reader passes over blank lines
+                full = [i for i, row in enumerate(rows) if not blank[i]]
                 rows, lines = [rows[i] for i in full], lines[full]
             if rows:
                 yield self._block(rows, lines, chosen)
@@ -191,8 +207,14 @@ class AtomicTable:
         """The number of cells in a row with quotation marks, which quote a cell where they open it."""
         try:
             read = list(csv.reader([row + "\n", "end"], delimiter=self.separator))
+            if len(read) == 2:
+                list(csv.reader([row], delimiter=self.separator, strict=True))  # as strict as RecBole's
         except csv.Error as error:
-            raise self._fail(f"cannot be read: {error}", line) from None
+            raise self._fail(
+                f"a cell begins with a quotation mark and goes on after the next one ({error}), which RecBole cannot "
+                f"read: {_short(row)}; remove the marks, or double each and put the cell between two more",
+                line,
+            ) from None
         if len(read) != 2:
             raise self._fail(
                 f"a quotation mark opens a cell and is not closed, so that RecBole would read the next lines as part "
@@ -295,6 +317,9 @@ class AtomicTable:
             return DataError(f"encoding: {self.encoding!r} is not a text encoding that Python knows; try utf-8")
         before = block[: error.start]
         column = error.start - before.rfind(b"\n")
+        packed = [name for mark, name in _PACKED.items() if line == 1 and block.startswith(mark)]
+        if packed:
+            return self._fail(f"is a {packed[0]} file, not text; unpack it")
         wanted = self.encoding or "UTF-8"
         return self._fail(
             f"is not {wanted}: 0x{block[error.start]:02x} at byte {column} of the line; save the file as UTF-8, or set "

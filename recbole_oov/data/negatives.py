@@ -81,6 +81,25 @@ class IVRepeatableSampler(_TrainingItems, RepeatableSampler):
         super().__init__(phases, dataset, distribution, alpha)
 
 
+def _draws_negatives(config: Any) -> bool:
+    """Whether RecBole makes a sampler for a phase, be it only to know the positives for full ranking."""
+    args = (config[f"{phase}_neg_sample_args"] for phase in ("train", "valid", "test"))
+    return any(arg["distribution"] != "none" for arg in args)
+
+
+def _refuse_full(dataset: Any, built_datasets: list[Any]) -> None:
+    """Raise a DataError where RecBole's samplers would find no item for a user, and not say whom."""
+    pairs = seen_matrix(*built_datasets)
+    full = np.flatnonzero(np.diff(pairs.indptr) >= dataset.item_num - 1)
+    if len(full):
+        names = ", ".join(dataset.id2token(dataset.uid_field, full[:5]))
+        raise DataError(
+            f"{len(full)} users ({dataset.uid_field} {names}) have interacted with all {dataset.item_num - 1} "
+            f"items, so "
+            f"that none is left to draw as a negative or to rank; set user_inter_num_interval to leave them out"
+        )
+
+
 _recbole_create_samplers = data_utils.create_samplers
 
 
@@ -99,6 +118,8 @@ def create_samplers(config: Any, dataset: Any, built_datasets: list[Any]) -> tup
     """
     args = config["train_neg_sample_args"]
     if oov_options(config) is None and args["distribution"] != "popularity":
+        if not config["repeatable"] and _draws_negatives(config):
+            _refuse_full(dataset, built_datasets)
         return _recbole_create_samplers(config, dataset, built_datasets)  # type: ignore[no-any-return]
     phases = ["train", "valid", "test"]
     # Full ranking needs the positives of each phase even where nothing is sampled, as RecBole's samplers keep them.
