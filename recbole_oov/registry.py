@@ -53,6 +53,11 @@ class Entry:
     properties: Path | None = None
 
 
+def _cold_start(name: str, trainer: str = "recbole_oov.trainer.cold_start:ColdStartTrainer") -> Entry:
+    """A model that gives new items embeddings, on top of a base model that is trained first."""
+    return Entry(name, f"recbole_oov.model.{name.lower()}:{name}", "general_recommender", trainer=trainer)
+
+
 _BUILT_IN = (
     Entry(
         "OOVLLMRec",
@@ -61,6 +66,17 @@ _BUILT_IN = (
         trainer="recbole_oov.trainer.all_positions:OOVLLMRecTrainer",
     ),
     Entry("ClusterPop", "recbole_oov.model.clusterpop:ClusterPop", "sequential_recommender"),
+    Entry("ContentKNN", "recbole_oov.model.contentknn:ContentKNN", "general_recommender"),
+    Entry(
+        "AutoSample",
+        "recbole_oov.model.autosample:AutoSample",
+        "general_recommender",
+        trainer="recbole_oov.trainer.autosample:AutoSampleTrainer",
+    ),
+    Entry("ContentClusterPop", "recbole_oov.model.contentclusterpop:ContentClusterPop", "general_recommender"),
+    *map(_cold_start, ("DeepMusic", "DropoutNet", "MetaEmb", "Heater", "CLCRec", "GAR", "ALDI")),
+    _cold_start("USIM", "recbole_oov.trainer.usim:USIMTrainer"),
+    _cold_start("GeneratorControl", "recbole_oov.trainer.generator_control:GeneratorControlTrainer"),
 )
 
 _entries: dict[str, Entry] = {}

@@ -228,7 +228,7 @@ RULES: dict[str, Rule] = {
     "eval_memory": whole(1),
     "content": NONE | Rule("a mapping, as in {from: text, encoder: tfidf}", lambda value: isinstance(value, Mapping)),
     "variant": NAME | Rule("a mapping of them, as in {positives: code}", lambda value: isinstance(value, Mapping)),
-    "save_user_metrics": FLAG | Rule("the path of a .parquet file", lambda v: isinstance(v, str) and v.endswith(".parquet")),
+    "save_user_metrics": FLAG | Rule("the path of a .parquet file", lambda v: str(v).endswith(".parquet")),
 }
 
 _OF_INTERVALS = re.compile(r"\w+_num_interval")

@@ -64,13 +64,18 @@ def tfidf_vectors(texts: Sequence[str], iv: np.ndarray, *, dim: int, min_df: int
         (n_items, at most dim) float64; a row is zero where the text has no word of the vocabulary.
 
     Raises:
-        ConfigError: No word is in ``min_df`` IV items.
+        ConfigError: No IV item has text, or no word is in ``min_df`` of them.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     # One-letter words count: they are titles (M, Z) and languages (C, R).
     vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=min_df, token_pattern=r"(?u)\b\w+\b")
     fitted_on = sorted(text for text, is_iv in zip(texts, iv, strict=True) if is_iv and text)
+    if not fitted_on:
+        raise ConfigError(
+            "content fields: no item with training rows has any text, so that there is nothing to learn words from; "
+            "choose other fields, or give vectors with content: {from: file, path: …}"
+        )
     try:
         weights = vectorizer.fit_transform(fitted_on)
     except ValueError:

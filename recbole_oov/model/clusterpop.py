@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
@@ -25,6 +26,7 @@ class ClusterPop(SequentialRecommender):
     needs_content = False
     needs_text = False
     needs_base_model = False
+    learns_by_gradient = False
     paper = "https://arxiv.org/abs/2406.08477"
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -50,7 +52,8 @@ class ClusterPop(SequentialRecommender):
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """(B, n_items)"""
-        same = self.user_cluster[interaction[self.USER_ID]][:, None] == self.item_cluster
+        # Not by indexing: that takes the id -1 for the last user.
+        same = F.embedding(interaction[self.USER_ID], self.user_cluster[:, None]) == self.item_cluster
         scores: Tensor = self.popularity + same
         return scores
 

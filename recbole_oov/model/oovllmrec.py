@@ -143,16 +143,17 @@ class OOVLLMRec(SequentialRecommender):
 
     def _sequence(self, users: Tensor, items: Tensor, template: Template) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids (B, T), their vectors (B, T, d), and which tokens are real (B, T), of prompts and histories."""
+        # Ids are looked up, not indexed: indexing takes -1 for the last user or item.
         prefix = torch.cat(
             [
-                self.user_tokens[users]
+                F.embedding(users, self.user_tokens)
                 if piece == "{user}"
                 else self.words[piece].to(users.device).expand(len(users), -1)
                 for piece in template.before
             ],
             dim=1,
         )
-        blocks = self.item_blocks[items]
+        blocks = F.embedding(items, self.item_blocks)
         tokens = torch.cat([prefix, blocks.flatten(1)], dim=1)
         real = torch.cat([torch.ones_like(prefix, dtype=torch.bool), (blocks != 0).flatten(1)], dim=1)
         vectors = F.embedding(tokens, self._table())

@@ -1,12 +1,16 @@
-"""Benchmark sweeps: models × seeds on one split, one line of results a cell, resumable.
+"""Benchmark sweeps: parts × models × seeds, one line of results a cell, resumable.
 
-A cell is one model with one seed. A finished cell is one line of ``results.jsonl``; a sweep that was killed
-continues with the cells that are not there. Every cell is measured by the same code on the same held-out items:
-the rank of each user's item among all items, with the history left in the ranking and with it left out.
+A cell is one model with one seed on one data set. A finished cell is one line of ``results.jsonl``; a sweep that was
+killed continues with the cells that are not there. Every cell of a part is measured by the same code on the same
+held-out rows, in one of two ways (``measure``):
+
+- ``ranks``: leave-one-out; the rank of each user's item among all items, with the history left in and left out;
+- ``users``: any split; the metrics of every user, as the run's own evaluation computed them.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -24,39 +28,50 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from rich.console import Console
-from rich.table import Table
 
-from recbole_oov.errors import ConfigError
-from recbole_oov.evaluation.intervals import bootstrap_interval
+from recbole_oov import registry
+from recbole_oov.config.keys import yaml_keys
 from recbole_oov.evaluation.ranks import metrics_of_ranks, target_ranks
+from recbole_oov.report.spec import carved, parts_of, read_spec
+from recbole_oov.report.tables import write_tables
+from recbole_oov.report.user_values import pack
 
-_KEYS = {"dataset", "output", "seeds", "common", "models", "k"}
+__all__ = ["Cell", "benchmark", "cells_of", "read_results", "read_spec", "run_cell"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One model with one seed."""
+    """One model with one seed on one data set."""
 
     name: str
     model: str
     dataset: str
     options: dict[str, Any]
+    part: str = ""
+    measure: str = "ranks"
+    refit: bool = False
 
     @property
     def key(self) -> str:
         """Identifies the cell by what decides its result."""
-        text = json.dumps([self.name, self.model, self.dataset, self.options], sort_keys=True)
+        decides: list[Any] = [self.name, self.model, self.dataset, self.options]
+        if self.measure != "ranks":
+            # Where the data lies decides nothing.
+            options = {key: value for key, value in self.options.items() if key != "data_path"}
+            decides = [*decides[:3], options, self.measure, self.part]
+        text = json.dumps(decides, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def benchmark(file: str, overrides: Mapping[str, Any]) -> Path:
-    """Run the missing cells of a benchmark file and write the table.
+    """Run the missing cells of a benchmark file and write its tables.
+
+    Several processes may work on one folder at a time, each on seeds or parts of its own.
 
     Args:
-        file: A YAML file; see ``properties/benchmark/ml-100k.yaml``.
-        overrides: ``output``, ``seeds`` or options for all models, stronger than the file.
+        file: A YAML file; see ``properties/benchmark/ml-100k.yaml`` and ``negative-sampling.yaml``.
+        overrides: ``output``, ``seeds``, ``only`` (names of parts) or options for all models, stronger than the file.
 
     Returns:
         The folder with ``results.jsonl`` and ``table.md``.
@@ -72,54 +87,41 @@ def benchmark(file: str, overrides: Mapping[str, Any]) -> Path:
     cells = list(cells_of(spec))
     console = Console()
     for number, cell in enumerate(cells, 1):
-        label = f"[{number}/{len(cells)}] {cell.name}, seed {cell.options['seed']}"
+        label = (
+            f"[{number}/{len(cells)}] {f'{cell.part}: ' if cell.part else ''}{cell.name}, seed {cell.options['seed']}"
+        )
         if cell.key in done:
-            console.print(f"{label}: done before")
+            console.print(f"{label}: done before", highlight=False)
             continue
-        console.print(f"{label} …")
+        console.print(f"{label} …", highlight=False)
+        checkpoints = output / "saved" / cell.key
         try:
-            row = run_cell(cell, output / "saved" / cell.key)
+            row = run_cell(carved(cell, spec), checkpoints)
         except Exception as error:  # the sweep goes on; the row says why
             row = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        shutil.rmtree(output / "saved" / cell.key, ignore_errors=True)
+        shutil.rmtree(checkpoints, ignore_errors=True)
         row = {"key": cell.key, "name": cell.name, "model": cell.model, "dataset": cell.dataset, **row}
+        row |= {"part": cell.part} if cell.part else {}
         _append(results, {**row, "options": cell.options})
-        console.print(f"{label}: {row.get('error') or _short(row, spec['k'])}")
-    write_table(spec, read_results(results), output / "table.md", console)
+        console.print(f"{label}: {row.get('error') or _short(row, spec['k'])}", highlight=False)
+    # Other processes may have done other seeds and parts: the tables are of all that is in the folder.
+    write_tables(spec, list(cells_of({**spec, "only": None})), read_results(results), output, console)
     return output
-
-
-def read_spec(file: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a benchmark file, checked. Raises ConfigError."""
-    path = Path(file)
-    if not path.is_file():
-        raise ConfigError(f"benchmark: there is no file {file}")
-    try:
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"benchmark: {file} is not YAML: {error}") from error
-    if not isinstance(spec, dict) or not {"dataset", "models", "seeds"} <= set(spec):
-        raise ConfigError(f"benchmark: {file} needs the keys dataset, models and seeds")
-    if set(spec) - _KEYS:
-        raise ConfigError(f"benchmark: {file}: unknown key {sorted(set(spec) - _KEYS)[0]!r}; known are {sorted(_KEYS)}")
-    for name, entry in spec["models"].items():
-        if not isinstance(entry, dict) or "model" not in entry:
-            raise ConfigError(f"benchmark: {file}: models.{name} needs the key 'model', the name of a model class")
-    common = {key: value for key, value in overrides.items() if key not in _KEYS}
-    spec |= {key: value for key, value in overrides.items() if key in _KEYS}
-    return {"output": f"results/{path.stem}", "k": 10, **spec, "common": {**(spec.get("common") or {}), **common}}
 
 
 def cells_of(spec: Mapping[str, Any]) -> Iterator[Cell]:
     """All cells, one seed of every model before the next seed, so that an unfinished sweep is a fair one."""
-    for seed in spec["seeds"]:
-        for name, entry in spec["models"].items():
-            own = {key: value for key, value in entry.items() if key != "model"}
-            yield Cell(name, entry["model"], spec["dataset"], {**spec["common"], **own, "seed": seed})
+    parts = parts_of(spec)
+    for at in range(max((len(part.seeds) for part in parts), default=0)):
+        for part in parts:
+            for name, entry in part.models.items() if at < len(part.seeds) else ():
+                own = {key: value for key, value in entry.items() if key != "model"}
+                options = {**part.common, **own, "seed": part.seeds[at]}
+                yield Cell(name, entry["model"], part.dataset, options, part.name, part.measure)
 
 
 def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
-    """Train one model with RecBole's loop and rank every user's test item.
+    """Train one model with RecBole's loop and measure it on the test part.
 
     Args:
         cell: What to run.
@@ -127,35 +129,97 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     """
     from recbole_oov import runner
 
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     options = {"show_progress": False, "state": "WARNING", "checkpoint_dir": str(checkpoints), **cell.options}
     experiment = runner.prepare(cell.model, cell.dataset, config_dict=options, argv=[])
-    best, _ = experiment.trainer.fit(experiment.train_data, experiment.valid_data, saved=True, show_progress=False)
-    trained = time.perf_counter()
-    experiment.trainer.evaluate(experiment.test_data, load_best_model=True, show_progress=False)
+    trainer = experiment.trainer
+    before, cpu_before = time.perf_counter(), time.process_time()
+    best, _ = trainer.fit(experiment.train_data, experiment.valid_data, saved=True, show_progress=False)
+    trained, cpu_trained = time.perf_counter(), time.process_time()
+    trainer.evaluate(experiment.test_data, load_best_model=True, show_progress=False)
+    measured = _ranks(experiment, cell) if cell.measure == "ranks" else _users(experiment)
+    search = getattr(trainer, "search_report", None)
+    epochs = len(trainer.train_loss_dict)
+    to_best = max(1, epochs - trainer.cur_step * max(1, trainer.eval_step))
+    if cell.refit:
+        measured = {**_refit(cell, options, to_best, search), "before_refit": measured["test_result"]}
+    return {
+        "seed": cell.options["seed"],
+        "best_valid": float(best),
+        "epochs": epochs,
+        "epochs_to_best": to_best,
+        "train_seconds": round(trained - (started if cell.measure == "ranks" else before), 1),
+        "train_cpu_seconds": round(cpu_trained - cpu_before, 1),
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(time.process_time() - cpu_started, 1),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "parameters": sum(parameter.numel() for parameter in experiment.model.parameters()),
+        **({"search": search.as_dict()} if search is not None else {}),
+        **measured,
+        "versions": {name: version(name) for name in ("recbole", "torch", "numpy", "transformers")},
+        "hardware": (
+            f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+            f"{experiment.config['device']}"
+        ),
+    }
+
+
+def _refit(cell: Cell, options: dict[str, Any], epochs: int, search: Any) -> dict[str, Any]:
+    """Train once more, for as long as validation said, on all training rows as published; then measure.
+
+    A search is not repeated: what it chose is trained.
+    """
+    from recbole_oov import runner
+
+    model = cell.model
+    options = {**options, "benchmark_filename": ["all", "valid", "test"], "epochs": epochs, "eval_step": 0}
+    options["leak_guard"] = (
+        "off"  # the validation rows are among the training rows on purpose, and nobody looks at them
+    )
+    if search is not None and search.chosen != "mixture":
+        model = search.base_model
+        own = yaml_keys(registry.properties_folder() / "model" / "AutoSample.yaml")
+        options = {key: value for key, value in options.items() if key not in own}
+        options["sampler"] = {"name": search.chosen, **search.options}
+    experiment = runner.prepare(model, cell.dataset, config_dict=options, argv=[])
+    trainer = experiment.trainer
+    trainer.fit(experiment.train_data, experiment.valid_data, saved=False, show_progress=False)
+    trainer.evaluate(experiment.test_data, load_best_model=False, show_progress=False)
+    return _users(experiment)
+
+
+def _ranks(experiment: Any, cell: Cell) -> dict[str, Any]:
+    """Leave-one-out: every user's rank, with and without the history in the ranking."""
     history = [experiment.train_data._dataset, experiment.valid_data._dataset]
     model, test, device = experiment.model, experiment.test_data, experiment.config["device"]
     users, items, unmasked = target_ranks(model, test, seed=cell.options["seed"], device=device)
     _, _, masked = target_ranks(model, test, mask=history, seed=cell.options["seed"], device=device)
     # Internal ids depend on which columns a model loads; tokens do not.
-    tokens = experiment.dataset.id2token(model.USER_ID, users)
-    order = np.argsort(tokens)
-    losses = experiment.trainer.train_loss_dict
+    order = np.argsort(experiment.dataset.id2token(model.USER_ID, users))
+    targets = "\n".join(experiment.dataset.id2token(model.ITEM_ID, items)[order])
     return {
-        "seed": cell.options["seed"],
-        "targets": hashlib.sha256(
-            "\n".join(experiment.dataset.id2token(model.ITEM_ID, items)[order]).encode()
-        ).hexdigest(),
-        "best_valid": float(best),
-        "epochs": len(losses),
-        "train_seconds": round(trained - started, 1),
-        "seconds": round(time.perf_counter() - started, 1),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "targets": hashlib.sha256(targets.encode()).hexdigest(),
         "ranks": unmasked[order].tolist(),
         "ranks_masked": masked[order].tolist(),
-        "versions": {name: version(name) for name in ("recbole", "torch", "numpy", "transformers")},
-        "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {device}",
+    }
+
+
+def _users(experiment: Any) -> dict[str, Any]:
+    """Any split: every user's metrics, by group, users in the order of their tokens."""
+    last, dataset, field = experiment.trainer.last_evaluation, experiment.dataset, experiment.model.USER_ID
+    values: dict[str, dict[str, str]] = {}
+    users = sorted(dataset.id2token(field, last.users["overall"]))
+    for group, metrics in last.per_user.items():
+        order = np.argsort(dataset.id2token(field, last.users[group]))
+        values[group] = {name: pack(per_user[order]) for name, per_user in metrics.items()}
+    rows = experiment.test_data._dataset.inter_feat
+    tokens = [dataset.id2token(name, rows[name].numpy()) for name in (field, experiment.model.ITEM_ID)]
+    pairs = sorted(f"{user}\t{item}" for user, item in zip(*tokens, strict=True))
+    return {
+        "targets": hashlib.sha256("\n".join(pairs).encode()).hexdigest(),
+        "user_tokens": hashlib.sha256("\n".join(users).encode()).hexdigest(),
+        "test_result": {name: float(value) for name, value in last.result.items()},
+        "users": values,
     }
 
 
@@ -171,48 +235,25 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_table(spec: Mapping[str, Any], rows: list[dict[str, Any]], path: Path, console: Console) -> None:
-    """Means over seeds with 95 % bootstrap intervals over users, as Markdown and on the screen.
-
-    Raises:
-        ConfigError: Two rows were not measured on the same held-out items.
-    """
-    keys = {cell.key for cell in cells_of(spec)}
-    rows = [row for row in rows if row["key"] in keys and "error" not in row]
-    if len({row["targets"] for row in rows}) > 1:
-        raise ConfigError(f"{path}: the cells were not tested on the same held-out items; give all the same split")
-    k = spec["k"]
-    head = ["model", "seeds", "history", f"Recall@{k}", f"NDCG@{k}", f"MRR@{k}", "epochs", "seconds"]
-    lines = []
-    for name in spec["models"]:
-        own = [row for row in rows if row["name"] == name]
-        for kind, field in (("unmasked", "ranks"), ("masked", "ranks_masked")):
-            if own:
-                metrics = metrics_of_ranks(np.array([row[field] for row in own]), k)
-                cells = [_with_interval(metrics[f"{metric}@{k}"]) for metric in ("recall", "ndcg", "mrr")]
-                epochs, seconds = (np.mean([row[key] for row in own]) for key in ("epochs", "train_seconds"))
-                lines.append([name, str(len(own)), kind, *cells, f"{epochs:.0f}", f"{seconds:.0f}"])
-    table = Table(*head, title=f"{spec['dataset']}, test, mean over seeds [95 % interval over users]")
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
-    markdown = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    markdown += ["| " + " | ".join(line) + " |" for line in lines]
-    path.write_text("\n".join(markdown) + "\n", encoding="utf-8")
-
-
-def _with_interval(values: np.ndarray) -> str:
-    low, high = bootstrap_interval(values)
-    return f"{values.mean():.4f} [{low:.4f}, {high:.4f}]"
-
-
 def _short(row: Mapping[str, Any], k: int) -> str:
+    cost = f"{row['epochs']} epochs, {row['seconds']} s"
+    if "test_result" in row:
+        return f"{', '.join(f'{name} {value:.4f}' for name, value in row['test_result'].items())}; {cost}"
     ndcg = [metrics_of_ranks(np.array(row[field]), k)[f"ndcg@{k}"].mean() for field in ("ranks", "ranks_masked")]
-    return f"NDCG@{k} {ndcg[0]:.4f} unmasked, {ndcg[1]:.4f} masked; {row['epochs']} epochs, {row['seconds']} s"
+    return f"NDCG@{k} {ndcg[0]:.4f} unmasked, {ndcg[1]:.4f} masked; {cost}"
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:
+    """One whole line, whoever else writes to the file."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        cut_short = path.stat().st_size > 0 and not _ends_in_newline(path)
+        file.write(("\n" if cut_short else "") + json.dumps(row, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _ends_in_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

@@ -18,6 +18,8 @@ YAMLS = sorted(properties_folder().rglob("*.yaml"))
 FAST = ["--dataset=circles", "--epochs=1", "--show_progress=False", "--MAX_ITEM_LIST_LENGTH=12"]
 WALKS = ["--walks_per_node=2", "--walk_length=10", "--walk_epochs=1", "--n_clusters=3"]
 
+SEARCH = ["--samplers=[uniform, dns]", "--pool=4", "--search_epochs=1", "--search_budget=4", "--leak_guard=warn"]
+
 
 def commands(text: str) -> list[str]:
     """Every command line of the program in a text, without the comment marks of YAML."""
@@ -40,11 +42,14 @@ def test_a_command_runs(command: str, data_path: Path) -> None:
     given = [argument for argument in shlex.split(command) if not argument.startswith("--dataset=")]
     walks = WALKS if "OOVLLMRec" in command or "ClusterPop" in command else []
     keys = {argument.split("=")[0] for argument in given}
+    walks = SEARCH if "AutoSample" in command else walks
     added = [argument for argument in [*FAST, *walks] if argument.split("=")[0] not in keys]
-    if not walks:
+    if not walks or "AutoSample" in command:
         added.remove("--MAX_ITEM_LIST_LENGTH=12")
     if "ClusterPop" in command:
         added.remove("--epochs=1")
+    if "--oov_split" in command:
+        added += ["--topk=2", "--valid_metric=MRR@2"]  # the small data set keeps five items out
     given = [argument.replace("--n_clusters=64", "--n_clusters=4") for argument in given]
     assert main([*given, *added, f"--data_path={data_path}"]) == 0
 

@@ -209,6 +209,11 @@ def many_fields() -> str:
     return "\n".join([MANY, *rows]) + "\n"
 
 
+def test_no_word_anywhere_to_learn_from() -> None:
+    with pytest.raises(ConfigError, match="content fields: no item with training rows has any text"):
+        content_text.tfidf_vectors(["", "", "late news"], np.array([False, True, False]), dim=2, min_df=1)
+
+
 def test_fields_are_chosen_that_hold_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config, dataset = load(tmp_path, item_file=many_fields())
     with caplog.at_level(logging.INFO):
