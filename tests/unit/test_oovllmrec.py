@@ -88,7 +88,7 @@ def test_it_learns_what_decides_the_next_item(
     options = {"epochs": 20, "stopping_step": 20, "eval_step": 5, "train_batch_size": 64, "learning_rate": 0.01}
     metrics = {"topk": [1], "metrics": ["Recall", "NDCG"], "valid_metric": "NDCG@1"}
     _, result = train(circles, circles.loaders, rank_tokens=rank_tokens, **options, **metrics)
-    # One of 24 by chance, one of 12 by the user's circle; .80 to 1.0 over eight seeds, whatever the libraries' versions.
+    # One of 24 by chance, one of 12 by the user's circle; .80 to 1.0 over eight seeds, whatever the versions.
     assert result["recall@1"] > 0.7
 
 
