@@ -19,10 +19,11 @@ from recbole_oov.testing.subject import Subject, family_of
 HEAD = """# RecBole's models and the checks that they fail
 
 Made by `python -m recbole_oov.testing.conformance_table docs/conformance-table.md`; [conformance.md](conformance.md)
-says what each check asks, and how to run them. A model's options are RecBole's, but for sizes, epochs and, for some, the
-learning rate, dropout or regularisation with which it learns data this small (`recbole_oov/testing/tiny.py`, `baselines.py`): the
-known answer tells whether a model can learn, not which one learns better. The reasons are ours, from RecBole's source or from what
-the check found; none has been confirmed by RecBole's authors. A check that comes after a failed one is not judged.
+says what each check asks, and how to run them. A model's options are RecBole's, but for sizes, epochs and, for some,
+the learning rate, dropout or regularisation with which it learns data this small (`recbole_oov/testing/tiny.py`,
+`baselines.py`): the known answer tells whether a model can learn, not which one learns better. The reasons are ours,
+from RecBole's source or from what the check found; none has been confirmed by RecBole's authors. A check that comes
+after a failed one is not judged.
 
 | model | passed | not judged | fails | because |
 |---|---|---|---|---|

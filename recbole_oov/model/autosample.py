@@ -1,0 +1,101 @@
+"""AutoSample: a base model, and the search for the negative sampler that suits it and the data.
+
+AutoSample, arXiv 2311.03526. The paper has no public code; what of the search is a reconstruction is listed in
+docs/papers.md. The model is the base model; how it is trained is in ``recbole_oov.trainer.autosample``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import GeneralRecommender
+from recbole.utils import InputType
+from torch import Tensor
+
+from recbole_oov.config.sampling import base_model_class, one_negative
+from recbole_oov.errors import ConfigError
+
+
+class AutoSample(GeneralRecommender):
+    """A general recommender of RecBole's, ``base_model``, trained with a sampler that is searched for.
+
+    Args:
+        config: RecBole's configuration, with the options of ``base_model`` among its own.
+        dataset: The training data set.
+    """
+
+    input_type = InputType.PAIRWISE
+    recommends_for_oov_items = False
+    needs_content = False
+    needs_text = False
+    needs_base_model = True
+    searches_samplers = True
+    paper = "https://arxiv.org/abs/2311.03526"
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.base = base_model_class(config["base_model"])(config, dataset)
+
+    @staticmethod
+    def config_problems(values: Mapping[str, Any]) -> list[str]:
+        """What in the configuration keeps the search from working."""
+        from recbole_oov.sampler.drawing import read_sampler
+
+        problems = one_negative("model AutoSample", values)
+        try:
+            base_model_class(values.get("base_model"))
+        except ConfigError as error:
+            problems += error.errors
+        if values["search"] not in ("gradient", "halving", "random", "mixture"):
+            problems.append(
+                f"search: {values['search']!r} is not known; there are gradient, halving, random and mixture"
+            )
+        if values["initialisation"] not in ("scratch", "rewind", "warm"):
+            problems.append(
+                f"initialisation: {values['initialisation']!r} is not known; there are scratch, rewind, warm"
+            )
+        if values["initialisation"] != "scratch" and values["search"] != "gradient":
+            problems.append(
+                f"initialisation: {values['initialisation']} takes weights of search: gradient; use scratch"
+            )
+        if values["pool"] is not None and (not isinstance(values["pool"], int) or values["pool"] < 1):
+            problems.append(f"pool: {values['pool']!r} is not allowed; it must be None or a whole number of at least 1")
+        names = []
+        for sampler in values["samplers"]:
+            try:
+                names.append(read_sampler(sampler)[0].name)
+            except ConfigError as error:
+                problems += [problem.replace("sampler", "samplers", 1) for problem in error.errors]
+        if len(values["samplers"]) < 2 or len(set(names)) < len(names):
+            problems.append(f"samplers: {values['samplers']} must be at least two, each named once")
+        if not values["search_budget"] > 2 * values["search_epochs"] and values["search"] == "gradient":
+            problems.append(
+                f"search_budget: {values['search_budget']} epochs leave none to compare the finalists, since "
+                f"search_epochs: {values['search_epochs']} count twice; raise search_budget or lower search_epochs"
+            )
+        return problems
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
+        """The base model's loss."""
+        loss: Tensor | tuple[Tensor, ...] = self.base.calculate_loss(interaction)
+        return loss
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """The base model's scores of pairs. (B,)"""
+        scores: Tensor = self.base.predict(interaction)
+        return scores
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """The base model's scores of all items. (B * n_items,)"""
+        scores: Tensor = self.base.full_sort_predict(interaction)
+        return scores
+
+    def other_parameter(self) -> dict[str, Any]:
+        """What the base model saves beside its parameters."""
+        return dict(self.base.other_parameter())
+
+    def load_other_parameter(self, para: dict[str, Any] | None) -> None:
+        """Load what ``other_parameter`` gave."""
+        self.base.load_other_parameter(para)

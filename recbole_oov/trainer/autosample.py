@@ -1,0 +1,427 @@
+"""Searching for a negative sampler, then training with it.
+
+A search has two halves: probabilities over all samplers are learned while one model trains on their mixture
+(``sampler.search``); the finalists are then trained one by one and compared on validation users that did not steer the
+probabilities. The baselines spend the same budget otherwise: ``random`` compares some samplers drawn by lot,
+``halving`` all of them by successive halving, ``mixture`` nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from logging import getLogger
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from recbole.trainer import Trainer
+from torch import Tensor
+
+from recbole_oov.errors import ConfigError
+from recbole_oov.sampler.base_models import BaseModel, base_model_of, check_learns_from_negatives
+from recbole_oov.sampler.choice import Sampler, get_sampler
+from recbole_oov.sampler.drawing import Drawing, read_sampler
+from recbole_oov.sampler.mixture import Mixture
+from recbole_oov.sampler.pools import NegativePools
+from recbole_oov.sampler.search import Architecture, Steering, gradient_products
+from recbole_oov.trainer.pool_sampling import PoolSamplingMixin, PositiveLoader, positive_loader
+from recbole_oov.trainer.search_plot import save_plot
+
+Options = dict[str, Any]
+
+
+@dataclass
+class Contender:
+    """One sampler in the comparison on validation."""
+
+    name: str
+    options: Options
+    drawing: Drawing
+    epochs: int = 0
+    score: float = -math.inf
+    state: Options | None = None
+
+
+@dataclass
+class SearchReport:
+    """What a search did, as it is logged, plotted and saved."""
+
+    kind: str
+    base_model: str
+    samplers: list[str]
+    chosen: str = ""
+    options: Options = field(default_factory=dict)
+    trajectory: list[list[float]] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+    finalists: dict[str, float] = field(default_factory=dict)
+    contender_epochs: dict[str, int] = field(default_factory=dict)
+    search_epochs: int = 0
+    gradient_seconds: float = 0.0
+    comparison_seconds: float = 0.0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    final_cpu_seconds: float = 0.0
+    final_seconds: float = 0.0
+    final_epochs: int = 0
+
+    def as_dict(self) -> Options:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+class AutoSampleTrainer(PoolSamplingMixin, Trainer):
+    """Trains AutoSample: search, then RecBole's loop with the sampler that was found.
+
+    Attributes:
+        search_report: What the last search did; None before it.
+    """
+
+    search_report: SearchReport | None = None
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Any = None,
+    ) -> Any:
+        """Search, then train. Arguments and result as RecBole's.
+
+        Raises:
+            ConfigError: There is no validation part to learn from, or the samplers do not fit the model or the data.
+        """
+        started, cpu_started = time.perf_counter(), time.process_time()
+        resumed = getattr(self, "_pending", None)
+        if resumed is not None:  # the search was done before the run was cut off
+            report = self._take_up(resumed["sampling"]["search"], train_data)
+        else:
+            self._start, random_state = self._weights(), torch.get_rng_state()
+            self._new_optimizer = copy.deepcopy(self.optimizer.state_dict())
+            report, weights = self.search(train_data, valid_data)
+            self._load_weights(weights if weights is not None else self._start)
+            torch.set_rng_state(random_state)
+            self._forget_search()
+            report.seconds, report.cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+        started, cpu_started = time.perf_counter(), time.process_time()
+        fitted = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        report.final_seconds = time.perf_counter() - started
+        report.final_cpu_seconds = time.process_time() - cpu_started
+        report.final_epochs = len(self.train_loss_dict)
+        self._show(report)
+        return fitted
+
+    def search(self, train_data: Any, valid_data: Any) -> tuple[SearchReport, Options | None]:
+        """Find a sampler and make it the trainer's.
+
+        Returns:
+            What was done, and the weights the final training starts from; None for those at the beginning.
+        """
+        config = self.config
+        if not config["single_spec"]:
+            raise ConfigError("nproc: the search for a sampler runs in one process; leave nproc out")
+        self._check_validation(valid_data)
+        self._know(train_data)
+        samplers = self._samplers()
+        names = [sampler.name for sampler, _ in samplers]
+        report = SearchReport(config["search"], config["base_model"], names)
+        self.search_report = report
+        held = valid_data._dataset.inter_feat
+        self._steering = Steering(
+            held[self.model.USER_ID],
+            held[self.model.ITEM_ID],
+            self._new_pools(),
+            batch_size=config["steering_batch_size"],
+            n_negatives=config["steering_negatives"],
+            seed=config["seed"],
+        )
+        weights: Options | None = None
+        if report.kind == "mixture":
+            report.chosen = "mixture"
+            self._use(self._chosen(report, samplers))
+            return report, None
+        begun = time.perf_counter()
+        places, budget = list(range(len(samplers))), config["search_budget"]
+        if report.kind == "gradient":
+            places, weights = self._gradient_search(samplers, valid_data, report)
+            budget -= 2 * report.search_epochs
+        elif report.kind == "random":
+            lots = np.random.default_rng(config["seed"]).permutation(len(samplers))
+            places = sorted(lots[: config["finalists"]].tolist())
+        report.gradient_seconds = time.perf_counter() - begun
+        begun = time.perf_counter()
+        winner = self._compare([samplers[at] for at in places], budget, weights, valid_data, report)
+        report.comparison_seconds = time.perf_counter() - begun
+        report.chosen, report.options = winner.name, winner.options
+        self._use(self._chosen(report, samplers))
+        return report, weights
+
+    def ready(self, train_data: Any) -> None:
+        """Nothing: the search builds what draws the negatives."""
+
+    def sampling_state(self) -> Options:
+        """As of every trainer with a sampler, and what the search found."""
+        state = super().sampling_state()
+        return {**state, "search": self.search_report.as_dict()} if state and self.search_report else state
+
+    # ---- the gradient search ----
+
+    def _gradient_search(
+        self, samplers: list[tuple[Sampler, Options]], valid_data: Any, report: SearchReport
+    ) -> tuple[list[int], Options | None]:
+        """Learn the probabilities; returns the finalists' places and the weights that ``initialisation`` asks for."""
+        config = self.config
+        mixture = Mixture(samplers, self._base, self._new_pools())
+        architecture = Architecture(
+            len(samplers),
+            config["search_epochs"],
+            final_temperature=config["final_temperature"],
+            learning_rate=config["alpha_learning_rate"],
+            prune_below=config["prune_below"],
+        )
+        self._use(mixture)
+        kept: Options | None = None
+        best = -math.inf
+        for epoch in range(config["search_epochs"]):
+            mixture.weights = architecture.probabilities(epoch).detach()
+            step = _AlphaSteps(self, mixture, architecture, epoch, config["alpha_every"])
+            Trainer._train_epoch(self, self._begin_epoch(epoch), epoch, step.loss, False)
+            for at in architecture.end_epoch(epoch):
+                report.dropped[report.samplers[at]] = epoch
+            report.trajectory.append(architecture.trajectory[-1])
+            report.search_epochs = epoch + 1
+            for name, p in zip(report.samplers, architecture.trajectory[-1], strict=True):
+                self.tensorboard.add_scalar(f"architecture/{name}", p, epoch)
+            if config["initialisation"] == "rewind" and epoch + 1 == config["rewind_epoch"]:
+                kept = self._weights()
+            if config["initialisation"] == "warm" and (score := self._selection_score(valid_data)) > best:
+                best, kept = score, self._weights()
+        return finalists(architecture, [sampler for sampler, _ in samplers], config["finalists"]), kept
+
+    def steer(self, interaction: Interaction, mixture: Mixture, candidates: Any) -> Tensor:
+        """h_k of a training batch against a batch of steering rows. (K,)"""
+        valid, negatives = self._steering.batch(self.model.USER_ID, self.model.ITEM_ID)
+        n = len(mixture.drawings)
+        return gradient_products(self._base, interaction, candidates, valid, negatives, n)
+
+    # ---- the comparison ----
+
+    def _compare(
+        self,
+        samplers: list[tuple[Sampler, Options]],
+        budget: int,
+        weights: Options | None,
+        valid_data: Any,
+        report: SearchReport,
+    ) -> Contender:
+        """Train each sampler, in rounds of equal cost, and drop the worse half after each but for ``random``."""
+        start = weights if weights is not None else self._start
+        contenders = [
+            Contender(s.name, options, Drawing(s, options, self._base, self._new_pools())) for s, options in samplers
+        ]
+        for contender in contenders:
+            contender.state = {"model": start, "loader": None, "optimizer": None}
+        alive = list(contenders)
+        sizes = [len(alive)] if report.kind == "random" else halving_sizes(len(alive))
+        for size in sizes:
+            alive = sorted(alive, key=lambda contender: -contender.score)[:size]
+            for contender in alive:
+                self._advance(contender, max(1, round(budget / len(sizes) / size)), valid_data)
+        report.finalists = {contender.name: contender.score for contender in contenders}
+        report.contender_epochs = {contender.name: contender.epochs for contender in contenders}
+        return max(alive, key=lambda contender: contender.score)
+
+    def _advance(self, contender: Contender, epochs: int, valid_data: Any) -> None:
+        """Train a contender for some more epochs; its score is its best on the selecting users."""
+        assert contender.state is not None
+        self._load_weights(contender.state["model"], contender.state["optimizer"])
+        self._use(contender.drawing)
+        if contender.state["loader"] is not None:
+            self._positives.generator.set_state(contender.state["loader"])  # type: ignore[union-attr]
+        every = max(1, int(self.config["eval_step"]))
+        for at in range(1, epochs + 1):
+            Trainer._train_epoch(self, self._begin_epoch(contender.epochs), contender.epochs, contender.drawing.loss)
+            contender.epochs += 1
+            if at % every == 0 or at == epochs:
+                contender.score = max(contender.score, self._selection_score(valid_data))
+        contender.state = {
+            "model": self._weights(),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "loader": self._positives.generator.get_state(),  # type: ignore[union-attr]
+        }
+
+    def _selection_score(self, valid_data: Any) -> float:
+        """``valid_metric``, larger is better, over the validation users who did not steer."""
+        self.evaluate(valid_data, load_best_model=False, show_progress=False)
+        last: Any = getattr(self, "last_evaluation", None)
+        if last is None:
+            raise ConfigError(
+                "AutoSample: build the trainer with recbole_oov.runner, whose evaluation tells users apart"
+            )
+        selecting = np.isin(last.users["overall"], self._steering.selecting_users.cpu().numpy())
+        score = float(last.per_user["overall"][self.valid_metric][selecting].mean())
+        return score if self.valid_metric_bigger else -score
+
+    # ---- parts ----
+
+    def _know(self, train_data: Any) -> None:
+        """Take what the training part and the base model give."""
+        config, dataset = self.config, train_data._dataset
+        device = config["device"]
+        base = base_model_of(self.model.base, config)
+        rows = Interaction(dict(dataset.inter_feat.interaction))
+        check_learns_from_negatives(base, rows[torch.arange(min(64, len(rows)))].to(device))
+        self._base: BaseModel = base
+        self._new_pools: Callable[[], NegativePools] = lambda: NegativePools.from_train(
+            dataset, device=device, seed=config["seed"]
+        )
+        self._new_loader: Callable[[], PositiveLoader] = lambda: positive_loader(config, rows, pairwise=base.pairwise)
+
+    def _chosen(self, report: SearchReport, samplers: list[tuple[Sampler, Options]]) -> Any:
+        if report.chosen == "mixture":
+            return Mixture(samplers, self._base, self._new_pools())
+        options = {"name": report.chosen, **report.options}
+        return Drawing(*read_sampler(options), self._base, self._new_pools())
+
+    def _take_up(self, found: Options, train_data: Any) -> SearchReport:
+        """Go on with what a search found before the run was cut off."""
+        self._know(train_data)
+        self.search_report = report = SearchReport(**found)
+        self._use(self._chosen(report, self._samplers()))
+        return report
+
+    def _forget_search(self) -> None:
+        """Leave nothing of the search in the training that follows."""
+        del self._start, self._steering, self._new_optimizer
+        self.cur_step, self.best_valid_result = 0, None
+        self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
+
+    def _samplers(self) -> list[tuple[Sampler, Options]]:
+        given = [read_sampler(with_pool(value, self.config["pool"])) for value in self.config["samplers"]]
+        fit = [(sampler, options) for sampler, options in given if self._base.has_vectors or not sampler.mixes]
+        if len(fit) < len(given):
+            names = [sampler.name for sampler, _ in given if sampler.mixes]
+            getLogger().warning(f"search: {names} left out, the vectors of {self.config['base_model']} are not known")
+        return fit
+
+    def _check_validation(self, valid_data: Any) -> None:
+        users = set() if not valid_data else set(valid_data._dataset.inter_feat[self.model.USER_ID].tolist())
+        if len(users) < 2:
+            raise ConfigError(
+                f"search: the validation part has rows of {len(users)} users, and a search needs at least two, one to "
+                f"steer and one to select; give eval_args a split with a validation part, as in "
+                f"{{split: {{RS: [0.8, 0.1, 0.1]}}}}"
+            )
+
+    def _use(self, drawing: Any) -> None:
+        self.drawing, self._positives = drawing, self._new_loader()
+
+    def _begin_epoch(self, epoch: int) -> Any:
+        assert self.drawing is not None
+        self.model.train()
+        self.drawing.begin_epoch(epoch)
+        return self._positives
+
+    def _weights(self) -> Options:
+        return copy.deepcopy(dict(self.model.state_dict()))
+
+    def _load_weights(self, weights: Options, optimizer: Options | None = None) -> None:
+        """Set the model's weights, and the optimiser's state; None for one that has not made a step."""
+        self.model.load_state_dict(weights)
+        # Not a new object: a run that is continued knows its optimiser by identity.
+        self.optimizer.load_state_dict(copy.deepcopy(optimizer if optimizer is not None else self._new_optimizer))
+
+    def _show(self, report: SearchReport) -> None:
+        logger = getLogger()
+        for line in report_lines(report):
+            logger.info(line)
+        if report.trajectory:
+            place = save_plot(report.trajectory, report.samplers, self.saved_model_file, self.tensorboard)
+            logger.info(f"[Search] {place}")
+
+
+class _AlphaSteps:
+    """The loss of a search epoch: the mixture's, with a step of the probabilities every few batches."""
+
+    def __init__(
+        self, trainer: AutoSampleTrainer, mixture: Mixture, architecture: Architecture, epoch: int, every: int
+    ) -> None:
+        self.trainer, self.mixture, self.architecture = trainer, mixture, architecture
+        self.epoch, self.every, self._batch = epoch, every, 0
+
+    def loss(self, interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
+        steer = self._batch % self.every == 0
+        self._batch += 1
+        base, mixture = self.trainer._base, self.mixture
+        if not steer and not base.has_vectors:
+            return mixture.loss(interaction)
+        base.begin_step()
+        candidates = mixture.candidates(interaction)
+        if steer:
+            self.architecture.step(self.epoch, self.trainer.steer(interaction, mixture, candidates))
+            mixture.weights = self.architecture.probabilities(self.epoch).detach()
+        if not base.has_vectors:
+            return mixture.loss(interaction)
+        return mixture.mixed_loss(interaction, candidates)
+
+
+def with_pool(value: Any, pool: int | None) -> Any:
+    """A sampler of ``samplers`` with pools of size ``pool``, where it chooses among several and names no size."""
+    options = {"name": value} if isinstance(value, str) else dict(value)
+    sampler = get_sampler(options["name"])
+    chooses = sampler.needs_scores and sampler.source == "uniform"
+    return {"pool": pool, **options} if pool is not None and chooses else options
+
+
+def halving_sizes(n: int) -> list[int]:
+    """How many contenders each round of successive halving has: n, then half, down to two."""
+    sizes = [n]
+    while sizes[-1] > 2:
+        sizes.append(math.ceil(sizes[-1] / 2))
+    return sizes
+
+
+def finalists(architecture: Architecture, samplers: list[Sampler], n: int) -> list[int]:
+    """The places of the n samplers to compare: half of them, rounded up, real-item samplers with the largest p, the
+    others mixing samplers with the largest p; where one kind has too few, more of the other.
+
+    The kinds are ranked apart because the criterion undervalues mixing samplers: their negative contains the positive,
+    which shrinks their gradient, while trained to the end they are often the best.
+    """
+    order = torch.tensor(architecture.trajectory[-1]).argsort(descending=True).tolist()
+    real = [at for at in order if not samplers[at].mixes]
+    mixing = [at for at in order if samplers[at].mixes]
+    n_mixing = min(len(mixing), max(n // 2, n - len(real)))
+    return sorted(real[: n - n_mixing] + mixing[:n_mixing])
+
+
+def report_lines(report: SearchReport) -> list[str]:
+    """The search as a small table, and its cost."""
+    lines = []
+    if report.trajectory:
+        width = max(len(name) for name in report.samplers)
+        epochs = sorted(
+            {*range(0, len(report.trajectory), max(1, len(report.trajectory) // 6)), len(report.trajectory) - 1}
+        )
+        lines.append("[Search] probabilities by epoch: " + " " * (width - 13) + "".join(f"{e:>7}" for e in epochs))
+        for at, name in enumerate(report.samplers):
+            row = "".join(f"{report.trajectory[epoch][at]:7.3f}" for epoch in epochs)
+            note = f"  dropped after epoch {report.dropped[name]}" if name in report.dropped else ""
+            lines.append(f"[Search]   {name:<{max(width, 18)}}{row}{note}")
+    for name, score in sorted(report.finalists.items(), key=lambda pair: -pair[1]):
+        lines.append(
+            f"[Search] compared on validation: {name} {score:.4f} after {report.contender_epochs[name]} epochs"
+        )
+    lines.append(f"[Search] chosen for {report.base_model}: {report.chosen} {report.options}")
+    ratio = report.seconds / max(report.final_seconds, 1e-9)
+    lines.append(
+        f"[Search] cost: {report.seconds:.1f} s, {ratio:.2f} times the {report.final_seconds:.1f} s "
+        f"({report.final_epochs} epochs) of training with {report.chosen}"
+    )
+    return lines

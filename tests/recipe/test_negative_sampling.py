@@ -1,0 +1,170 @@
+"""Whole runs with a chosen sampler and with a search for one."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import recbole_oov
+from recbole_oov import runner
+from recbole_oov.cli import main
+from recbole_oov.errors import ConfigError
+from recbole_oov.sampler import NegativePools
+from recbole_oov.trainer.autosample import AutoSampleTrainer
+
+RANDOM = "{'split': {'RS': [0.8, 0.1, 0.1]}, 'order': 'RO', 'group_by': 'user', 'mode': 'full'}"
+SEARCH = {"samplers": "[uniform, dns, mixgcf]", "pool": 4, "search_epochs": 2, "search_budget": 10, "finalists": 2}
+
+
+def options(data_path: Path, **more: Any) -> dict[str, Any]:
+    own = {
+        "data_path": str(data_path),
+        "eval_args": RANDOM,
+        "leak_guard": "warn",
+        "epochs": 3,
+        "embedding_size": 16,
+        "learning_rate": 0.02,
+        "train_batch_size": 256,
+        "show_progress": False,
+    }
+    return {**own, **more}
+
+
+def train(data_path: Path, model: str, *, saved: bool = False, **more: Any) -> tuple[Any, Any]:
+    """A trained experiment and its test result."""
+    experiment = runner.prepare(model, "circles", config_dict=options(data_path, **more), argv=[])
+    experiment.trainer.fit(experiment.train_data, experiment.valid_data, saved=saved, show_progress=False)
+    return experiment, experiment.trainer.evaluate(experiment.test_data, load_best_model=saved, show_progress=False)
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "popularity", "dns_mn", "softmax", "adasir", "dins", "ahns", "srns"])
+def test_a_run_with_a_sampler_is_decided_by_its_seed(data_path: Path, sampler: str) -> None:
+    size = {} if sampler in ("uniform", "popularity") else {"pool": 4}
+    both = [train(data_path, "BPR", sampler={"name": sampler, **size})[0].model for _ in range(2)]
+    weights = [model.item_embedding.weight for model in both]
+    assert torch.equal(*weights), "the same seed, the same weights"
+
+
+@pytest.mark.parametrize("model", ["LightGCN", "SimpleX"])
+def test_held_out_rows_do_not_move_the_weights(data_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+    for permute in (False, True):
+        experiment = runner.prepare(
+            model, "circles", config_dict=options(data_path, sampler="{name: dns, pool: 4}"), argv=[]
+        )
+        if permute:
+            for held in (experiment.valid_data, experiment.test_data):
+                rows = held._dataset.inter_feat
+                rows.interaction["item_id"] = rows["item_id"].flip(0)
+        experiment.trainer.fit(experiment.train_data, None, saved=False, show_progress=False)
+        weights.append(torch.cat([p.detach().flatten() for p in experiment.model.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_the_sampler_learns_what_recbole_s_loader_teaches(data_path: Path) -> None:
+    """Uniform negatives from the device and from RecBole's loader lead to the same quality."""
+    results = [
+        train(data_path, "BPR", epochs=30, metrics="[NDCG]", topk="[5]", valid_metric="NDCG@5", **more)[1]["ndcg@5"]
+        for more in ({}, {"sampler": "uniform"})
+    ]
+    assert results[1] == pytest.approx(results[0], abs=0.08) and results[1] > 0.35
+
+
+def test_sampling_can_go_on_where_it_was(data_path: Path) -> None:
+    experiment, _ = train(data_path, "BPR", sampler="{name: srns, pool: 4}", epochs=2)
+    trainer, data = experiment.trainer, experiment.train_data
+    state = trainer.sampling_state()
+    expected = [rows["item_id"] for rows in trainer._positives], trainer.drawing.draw(torch.tensor([1, 2]))
+    other = runner.prepare("BPR", "circles", config_dict=options(data_path, sampler="{name: srns, pool: 4}"), argv=[])
+    other.trainer.load_sampling_state(state, data)
+    again = [rows["item_id"] for rows in other.trainer._positives], other.trainer.drawing.draw(torch.tensor([1, 2]))
+    assert all(map(torch.equal, expected[0], again[0])) and torch.equal(expected[1], again[1])
+
+
+def test_the_search_ends_in_a_run_with_the_sampler_it_chose(data_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger().handlers.clear()
+    argv = [f"--{key}={value}" for key, value in options(data_path, **SEARCH).items()]
+    assert main(["--model=AutoSample", "--dataset=circles", "--base_model=LightGCN", *argv]) == 0
+    output = re.sub(r"\x1b\[[0-9;]*m", "", "".join(capfd.readouterr()))
+    assert re.search(r"\[Search\] probabilities by epoch", output) and re.search(
+        r"compared on validation: mixgcf", output
+    )
+    chosen = re.search(r"chosen for LightGCN: (\w+)", output)
+    assert chosen and chosen[1] in ("uniform", "dns", "mixgcf")
+    assert re.search(r"\[Search\] cost: [\d.]+ s, [\d.]+ times", output) and "test result" in output
+    assert re.search(r"plot of the probabilities", output)
+
+
+def test_from_scratch_the_result_is_that_of_the_chosen_sampler_alone(data_path: Path) -> None:
+    searched, result = train(data_path, "AutoSample", base_model="BPR", saved=True, **SEARCH)
+    report = searched.trainer.search_report
+    assert report.search_epochs == 2 and set(report.finalists) < {"uniform", "dns", "mixgcf"}
+    assert max(report.finalists, key=report.finalists.get) == report.chosen
+    assert report.cpu_seconds > 0 and report.final_epochs == 3
+    _, alone = train(data_path, "BPR", saved=True, sampler={"name": report.chosen, **report.options})
+    assert result == alone
+
+
+@pytest.mark.parametrize("search", ["random", "halving", "mixture"])
+def test_the_baselines_spend_no_more_than_the_budget(data_path: Path, search: str) -> None:
+    experiment, result = train(data_path, "AutoSample", base_model="BPR", search=search, **SEARCH)
+    report = experiment.trainer.search_report
+    assert sum(report.contender_epochs.values()) <= 12 and report.search_epochs == 0
+    assert result and (report.chosen == "mixture") == (search == "mixture")
+
+
+@pytest.mark.parametrize("initialisation", ["rewind", "warm"])
+def test_the_final_training_may_start_from_the_search(
+    data_path: Path, initialisation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = []
+    stock = AutoSampleTrainer._forget_search
+    monkeypatch.setattr(
+        AutoSampleTrainer,
+        "_forget_search",
+        lambda self: (starts.append((self._start, self._weights())), stock(self))[1],
+    )
+    train(data_path, "AutoSample", base_model="BPR", initialisation=initialisation, **SEARCH)
+    before, after = starts[0]
+    assert not torch.equal(before["base.item_embedding.weight"], after["base.item_embedding.weight"])
+
+
+def test_models_whose_vectors_are_not_known_are_searched_without_mixing(
+    data_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recbole_oov.sampler.base_models import KNOWN
+
+    monkeypatch.delitem(KNOWN, "BPR")
+    experiment, _ = train(data_path, "AutoSample", base_model="BPR", **SEARCH)
+    assert experiment.trainer.search_report.samplers == ["uniform", "dns"]
+
+
+@pytest.mark.parametrize("base", ["NGCF", "NeuMF", "DMF", "SimpleX"])
+def test_every_base_model_named_can_be_searched_for(data_path: Path, base: str) -> None:
+    more = {"embedding_size": None} if base == "NeuMF" else {}
+    given = {**options(data_path, **SEARCH, epochs=1), **more}
+    given = {key: value for key, value in given.items() if value is not None}
+    experiment = runner.prepare("AutoSample", "circles", config_dict={**given, "base_model": base}, argv=[])
+    experiment.trainer.fit(experiment.train_data, experiment.valid_data, saved=False, show_progress=False)
+    assert experiment.trainer.search_report.chosen in ("uniform", "dns", "mixgcf")
+
+
+def test_a_search_without_validation_and_a_pool_too_large_are_refused(data_path: Path) -> None:
+    without = "{'split': {'RS': [0.9, 0, 0.1]}, 'order': 'RO', 'group_by': 'user', 'mode': 'full'}"
+    with pytest.raises((ConfigError, recbole_oov.errors.DataError), match=r"validation"):
+        train(data_path, "AutoSample", base_model="BPR", **{**SEARCH, "eval_args": without})
+    with pytest.raises(ConfigError, match=r"sampler pool: 1000 is more than the \d+ items that the user"):
+        train(data_path, "BPR", sampler={"name": "dns", "pool": 1000})
+
+
+def test_pools_are_drawn_from_training_alone(data_path: Path) -> None:
+    experiment, _ = train(data_path, "BPR", sampler="popularity", epochs=1)
+    pools = experiment.trainer.drawing.pools
+    assert isinstance(pools, NegativePools)
+    rows = experiment.train_data._dataset.inter_feat["item_id"]
+    assert torch.equal(pools.counts[1:], torch.bincount(rows, minlength=pools.n_items)[1:])

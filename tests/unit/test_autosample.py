@@ -1,0 +1,324 @@
+"""The search: the mixture's algebra, the gradient of the probabilities, and the objective that must not be used."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recbole.data.interaction import Interaction
+from torch import Tensor, nn
+
+from recbole_oov.errors import ConfigError
+from recbole_oov.sampler import Choice, NegativePools, get_sampler
+from recbole_oov.sampler.base_models import BPRModel
+from recbole_oov.sampler.drawing import read_sampler
+from recbole_oov.sampler.mixture import Candidate, Mixture
+from recbole_oov.sampler.search import Architecture, Steering, gradient_products, sampled_softmax
+from recbole_oov.trainer.autosample import finalists, halving_sizes
+
+CONFIG = {"LABEL_FIELD": "label"}
+
+
+class Factors(nn.Module):
+    """Matrix factorisation with BPR's loss, small enough to work out by hand; called BPR for the look-up."""
+
+    USER_ID, ITEM_ID, NEG_ITEM_ID = "user_id", "item_id", "neg_item_id"
+
+    def __init__(self, n_users: int, n_items: int, width: int, seed: int) -> None:
+        super().__init__()
+        self.n_users, self.n_items = n_users, n_items
+        torch.manual_seed(seed)
+        self.user_embedding = nn.Embedding(n_users, width, dtype=torch.float64)
+        self.item_embedding = nn.Embedding(n_items, width, dtype=torch.float64)
+
+    def loss(self, positive: Tensor, negative: Tensor) -> Tensor:
+        return F.softplus(negative - positive).mean()
+
+    def calculate_loss(self, rows: Interaction) -> Tensor:
+        user, items = self.user_embedding(rows["user_id"]), self.item_embedding.weight
+        positive, negative = ((user * items[rows[name]]).sum(-1) for name in ("item_id", "neg_item_id"))
+        return self.loss(positive, negative)
+
+
+def toy(
+    seed: int = 0, *, n_users: int = 6, n_items: int = 12, width: int = 5
+) -> tuple[Any, NegativePools, Interaction]:
+    model = Factors(n_users, n_items, width, seed)
+    users = torch.tensor([1, 1, 2, 2, 3, 3, 4, 4, 5, 5])
+    items = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+    source = NegativePools(
+        torch.cat([users, torch.tensor([5])]), torch.cat([items, torch.tensor([11])]), n_users=n_users, n_items=n_items
+    )
+    return BPRModel(model, CONFIG), source, Interaction({"user_id": users, "item_id": items})
+
+
+NAMES = ["uniform", "dns", {"name": "dns_mn", "m": 2, "pool": 5}, "mixgcf"]
+
+
+def mixture_of(base: Any, source: NegativePools, names: list[Any] = NAMES) -> Mixture:
+    samplers = []
+    for name in names:
+        sampler, options = read_sampler(name)
+        samplers.append((sampler, {**options, "pool": min(options["pool"], 5)}))
+    return Mixture(samplers, base, source)
+
+
+# ---- the loss-to-instance approximation ----
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_one_hot_probabilities_give_the_single_sampler_s_loss(at: int) -> None:
+    base, source, rows = toy()
+    mixture = mixture_of(base, source)
+    candidates = mixture.candidates(rows)
+    mixture.weights = F.one_hot(torch.tensor(at), 4).double()
+    single = candidates[at]
+    mixed = float(mixture.mixed_loss(rows, candidates).detach())
+    if single.choice.positive_share is None:
+        negatives = single.pool.gather(1, single.choice.index[:, None]).squeeze(1)
+        own = base.item_loss(Interaction(dict(rows.interaction)), negatives)
+    else:
+        own = mixture.mixed_loss(rows, {at: single})
+        share, user = single.choice.positive_share[:, 0], base.user_vectors(rows["user_id"])
+        positive = base.merge(base.item_layers(rows["item_id"]))
+        hard = base.merge(base.item_layers(single.pool.gather(1, single.choice.index).squeeze(1)))
+        worked = F.softplus((user * (share * positive + (1 - share) * hard)).sum(-1) - (user * positive).sum(-1)).mean()
+        assert float(own.detach()) == pytest.approx(float(worked.detach()), abs=1e-6)
+    assert mixed == pytest.approx(float(own.detach()), abs=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 1000), logits=st.lists(st.floats(-5, 5), min_size=4, max_size=4))
+def test_the_mixed_instance_s_loss_is_at_most_the_mixture_of_losses(seed: int, logits: list[float]) -> None:
+    base, source, rows = toy(seed)
+    mixture = mixture_of(base, source)
+    candidates = mixture.candidates(rows)
+    p = torch.tensor(logits, dtype=torch.float64).softmax(0)
+    mixture.weights = p
+    together = float(mixture.mixed_loss(rows, candidates).detach())
+    apart = 0.0
+    for at, candidate in candidates.items():
+        mixture.weights = F.one_hot(torch.tensor(at), 4).double()
+        apart += float(p[at]) * float(mixture.mixed_loss(rows, {at: candidate}).detach())
+    assert together <= apart + 1e-12
+
+
+def test_shared_pools_hold_no_positive_and_are_the_beginning_of_the_largest() -> None:
+    base, source, rows = toy()
+    candidates = mixture_of(base, source).candidates(rows)
+    largest = max((c.pool for c in candidates.values()), key=lambda pool: pool.shape[1])
+    for candidate in candidates.values():
+        assert not source.is_positive(rows["user_id"][:, None], candidate.pool).any()
+        assert torch.equal(candidate.pool, largest[:, : candidate.pool.shape[1]])
+
+
+# ---- the gradient of the probabilities ----
+
+
+def fixed_candidates(source: NegativePools, rows: Interaction, n: int) -> dict[int, Candidate]:
+    """n samplers that choose real items, and one that mixes."""
+    generator = torch.Generator().manual_seed(5)
+    chosen = {}
+    for at in range(n):
+        pool = source.uniform(rows["user_id"], 5)
+        chosen[at] = Candidate(pool, Choice(torch.randint(5, (len(pool),), generator=generator)))
+    pool = source.uniform(rows["user_id"], 5)
+    share = torch.rand(len(pool), 1, 1, generator=generator, dtype=torch.float64)
+    chosen[n] = Candidate(pool, Choice(torch.randint(5, (len(pool), 1), generator=generator), share))
+    return chosen
+
+
+def test_the_products_are_the_finite_differences_of_one_unrolled_step() -> None:
+    """dL_val(W - xi grad sum_k p_k l_k) / dp_k = -xi h_k as xi goes to 0, on 5 users and 5-wide vectors."""
+    base, source, rows = toy(3)
+    candidates = fixed_candidates(source, rows, 4)
+    valid = Interaction({"user_id": torch.tensor([1, 2, 3, 4, 5]), "item_id": torch.tensor([3, 5, 7, 9, 1])})
+    negatives = source.uniform(valid["user_id"], 4)
+    base.begin_step()
+    products = gradient_products(base, rows, candidates, valid, negatives, 5)
+
+    model, xi, delta = base.model, 1e-5, 1e-2
+    tables = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def loss_after(p: Tensor) -> float:
+        model.load_state_dict(tables)
+        mixture = SimpleNamespace(base=base, weights=None)
+        total = torch.zeros((), dtype=torch.float64)
+        for at, candidate in candidates.items():
+            mixture.weights = F.one_hot(torch.tensor(at), 5).double()
+            total = total + p[at] * Mixture.mixed_loss(mixture, rows, {at: candidate})  # type: ignore[arg-type]
+        step = torch.autograd.grad(total, list(model.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), step, strict=True):
+                parameter -= xi * gradient
+        user = model.user_embedding(valid["user_id"])
+        items = model.item_embedding(torch.cat([valid["item_id"][:, None], negatives], 1))
+        scores = (user[:, None] * items).sum(-1)
+        return float(sampled_softmax(scores[:, 0], scores[:, 1:]).detach())
+
+    p = torch.full((5,), 0.2, dtype=torch.float64)
+    for at in range(5):
+        nudge = F.one_hot(torch.tensor(at), 5).double() * delta
+        difference = (loss_after(p + nudge) - loss_after(p - nudge)) / (2 * delta)
+        assert difference == pytest.approx(-xi * float(products[at]), rel=1e-3, abs=1e-11)
+    assert products.abs().min() > 1e-4, "none of them is zero by accident"
+
+
+def test_a_model_without_known_vectors_has_the_same_products() -> None:
+    from recbole_oov.sampler.base_models import BaseModel
+
+    base, source, rows = toy(4)
+    base.model.predict = lambda r: (
+        base.model.user_embedding(r["user_id"]) * base.model.item_embedding(r["item_id"])
+    ).sum(-1)
+    candidates = fixed_candidates(source, rows, 3)
+    del candidates[3]
+    valid = Interaction({"user_id": torch.tensor([1, 3]), "item_id": torch.tensor([3, 5])})
+    negatives = source.uniform(valid["user_id"], 4)
+    by_vectors, by_parameters = (
+        gradient_products(kind, rows, candidates, valid, negatives, 3) for kind in (base, BaseModel(base.model, CONFIG))
+    )
+    assert torch.allclose(by_vectors, by_parameters, atol=1e-9)
+
+
+def test_probabilities_follow_the_products_and_losers_are_dropped() -> None:
+    architecture = Architecture(3, epochs=10, final_temperature=0.2, learning_rate=0.3)
+    assert architecture.temperature(0) == 1 and architecture.temperature(9) == pytest.approx(0.2)
+    for epoch in range(10):
+        for _ in range(5):
+            architecture.step(epoch, torch.tensor([0.0, 2.0, 1.0]))
+        architecture.end_epoch(epoch)
+    assert architecture.trajectory[0][1] < architecture.trajectory[-1][1]
+    assert architecture.trajectory[-1][1] > 0.99
+    assert architecture.alive.tolist() == [False, True, True], "two are always left"
+    before = architecture.alpha.detach().clone()
+    architecture.step(9, torch.zeros(3))
+    assert torch.equal(before, architecture.alpha.detach()), "no direction, no step"
+
+
+# ---- the wrong objective ----
+
+
+def test_descent_on_the_mixture_s_own_validation_loss_collapses_to_the_easiest() -> None:
+    """dL~ / dp_k = sigma(s - s_ui) s_u,jk: the lowest-scored candidate always wins, whatever it does to ranking."""
+    base, source, rows = toy(1, width=8)
+    weights: list[Tensor] = []
+    alpha = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([alpha], lr=0.1)
+    mixture = mixture_of(base, source, ["uniform", "dns", {"name": "dns_mn", "m": 2, "pool": 5}])
+    training = torch.optim.SGD(base.model.parameters(), lr=0.05)
+    for _ in range(150):
+        p = alpha.softmax(0)
+        mixture.weights = p.detach()
+        training.zero_grad()
+        mixture.loss(rows).backward()
+        training.step()
+        vectors = [
+            base.merge(base.item_layers(c.pool.gather(1, c.choice.index[:, None]).squeeze(1))).detach()
+            for c in mixture.candidates(rows).values()
+        ]
+        user = base.user_vectors(rows["user_id"]).detach()
+        positive = base.merge(base.item_layers(rows["item_id"])).detach()
+        mixed = sum(p[at] * vector for at, vector in enumerate(vectors))
+        optimizer.zero_grad()
+        F.softplus((user * mixed).sum(-1) - (user * positive).sum(-1)).mean().backward()
+        optimizer.step()
+        weights.append(p.detach())
+    assert weights[-1][0] > 0.9, "all weight on random sampling"
+    assert get_sampler(mixture.names[0]).name == "uniform"
+
+
+# ---- what steers does not select ----
+
+
+def test_validation_users_steer_or_select_never_both() -> None:
+    _, source, _ = toy()
+    users, items = torch.tensor([1, 1, 2, 3, 4, 5, 5]), torch.tensor([3, 4, 5, 7, 1, 2, 6])
+    steering = Steering(users, items, source, batch_size=64, n_negatives=3, seed=1)
+    halves = set(steering.steering_users.tolist()), set(steering.selecting_users.tolist())
+    assert halves[0] | halves[1] == {1, 2, 3, 4, 5} and not halves[0] & halves[1]
+    known = set(zip(users.tolist(), items.tolist(), strict=True))
+    for _ in range(10):
+        rows, negatives = steering.batch("user_id", "item_id")
+        assert set(rows["user_id"].tolist()) <= halves[0]
+        assert set(zip(rows["user_id"].tolist(), rows["item_id"].tolist(), strict=True)) <= known
+        assert not source.is_positive(rows["user_id"][:, None], negatives).any()
+    again = Steering(users, items, source, batch_size=64, n_negatives=3, seed=1)
+    assert torch.equal(again.steering_users, steering.steering_users)
+
+
+def test_real_and_mixing_samplers_are_ranked_apart() -> None:
+    architecture = Architecture(5, epochs=2)
+    samplers = [get_sampler(name) for name in ("uniform", "dns", "dns_mn", "mixgcf", "dins")]
+    architecture.trajectory.append([0.4, 0.3, 0.2, 0.06, 0.04])
+    assert finalists(architecture, samplers, 4) == [0, 1, 3, 4]
+    assert finalists(architecture, samplers, 3) == [0, 1, 3]
+    assert finalists(architecture, samplers, 5) == [0, 1, 2, 3, 4]
+    assert finalists(architecture, samplers, 1) == [0]
+    architecture.trajectory.append([0.4, 0.3, 0.3])
+    assert finalists(architecture, samplers[:3], 2) == [0, 1]
+    architecture.trajectory.append([0.4, 0.6])
+    assert finalists(architecture, samplers[3:], 2) == [0, 1]
+
+
+def test_halving_keeps_the_better_half_down_to_two() -> None:
+    assert halving_sizes(10) == [10, 5, 3, 2] and halving_sizes(4) == [4, 2] and halving_sizes(2) == [2]
+
+
+# ---- options ----
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"base_model: none is given; name one, as in --base_model=LightGCN"),
+        ({"base_model": "LightGNC"}, r"base_model: there is no model called 'LightGNC'; did you mean LightGCN"),
+        ({"base_model": "EASE"}, r"base_model: EASE is no general recommender but traditional; choose"),
+        ({"base_model": "MultiVAE"}, r"base_model: MultiVAE learns from whole histories"),
+        ({"base_model": "AutoSample"}, r"base_model: AutoSample has a base model itself"),
+        ({"base_model": "BPR", "search": "grid"}, r"search: 'grid' is not known"),
+        ({"base_model": "BPR", "samplers": ["dns"]}, r"samplers: \['dns'\] must be at least two"),
+        ({"base_model": "BPR", "samplers": ["dns", "dnss"]}, r"no sampler called 'dnss'"),
+        ({"base_model": "BPR", "search_budget": 20, "search_epochs": 10}, r"search_budget: 20 epochs leave none"),
+        ({"base_model": "BPR", "sampler": "dns"}, r"sampler: AutoSample searches for one"),
+        ({"base_model": "BPR", "search": "random", "initialisation": "warm"}, r"takes weights of search: gradient"),
+        (
+            {"base_model": "BPR", "train_neg_sample_args": {"distribution": "uniform", "sample_num": 4}},
+            r"train_neg_sample_args sample_num is 4, but negatives come from the sampler's pool",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_data_is_loaded(circles: Any, options: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        circles.config("AutoSample", **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("BPR", {"sampler": "dnss"}, r"no sampler called 'dnss'"),
+        ("BPR", {"sampler": 3}, r"sampler: 3 is not allowed"),
+        ("Pop", {"sampler": "dns"}, r"Pop is no general recommender but|Pop learns from whole histories"),
+        (
+            "SASRec",
+            {"sampler": "dns", "train_neg_sample_args": None},
+            r"SASRec is no general recommender but sequential",
+        ),
+        ("MultiDAE", {"sampler": "dns"}, r"MultiDAE learns from whole histories"),
+    ],
+)
+def test_samplers_that_cannot_work_are_refused(circles: Any, model: str, options: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        circles.config(model, **options)
+
+
+def test_the_options_of_the_base_model_are_known(circles: Any) -> None:
+    config = circles.config("AutoSample", base_model="LightGCN", n_layers=1)
+    assert config["n_layers"] == 1 and config["reg_weight"] == 1e-05
+    with pytest.raises(ConfigError, match="n_layers is not an option"):
+        circles.config("AutoSample", base_model="BPR", n_layers=1)
