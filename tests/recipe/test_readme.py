@@ -37,10 +37,17 @@ def test_the_commands_are_found() -> None:
     assert any(command.startswith("benchmark properties/benchmark/") for command in ALL)
 
 
+def keeps_items_out(command: str) -> bool:
+    """Whether the model's own defaults are the OOV protocol's."""
+    model = re.search(r"--model=(\w+)", command)
+    path = properties_folder() / "model" / f"{model[1] if model else ''}.yaml"
+    return path.is_file() and "oov_split" in yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("command", RUNS)
 def test_a_command_runs(command: str, data_path: Path) -> None:
     given = [argument for argument in shlex.split(command) if not argument.startswith("--dataset=")]
-    walks = WALKS if "OOVLLMRec" in command or "ClusterPop" in command else []
+    walks = WALKS if "OOVLLMRec" in command or "--model=ClusterPop" in command else []
     keys = {argument.split("=")[0] for argument in given}
     walks = SEARCH if "AutoSample" in command else walks
     added = [argument for argument in [*FAST, *walks] if argument.split("=")[0] not in keys]
@@ -50,6 +57,10 @@ def test_a_command_runs(command: str, data_path: Path) -> None:
         added.remove("--epochs=1")
     if "--oov_split" in command:
         added += ["--topk=2", "--valid_metric=MRR@2"]  # the small data set keeps five items out
+    if keeps_items_out(command):
+        added += ["--topk=2", "--valid_metric=oov_ndcg@2", "--eval_step=1"]
+    if "USIM" in command:
+        added += ["--imagination_epochs=1", "--imagination_steps=2"]
     given = [argument.replace("--n_clusters=64", "--n_clusters=4") for argument in given]
     assert main([*given, *added, f"--data_path={data_path}"]) == 0
 

