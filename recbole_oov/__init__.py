@@ -17,6 +17,7 @@ config.install()
 compat.allow_in_checkpoints(config.OOVConfig)
 
 from recbole_oov.data import oov_hook  # noqa: E402  (RecBole must be mended before its data sets are imported)
-from recbole_oov.runner import load, run  # noqa: E402
 
 oov_hook.install()
+
+from recbole_oov.runner import load, run  # noqa: E402

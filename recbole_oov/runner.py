@@ -177,10 +177,9 @@ def _report_groups(experiment: Experiment) -> dict[str, dict[str, int]]:
     if len(evaluation.groups) > 1:
         logger.info(set_color("test result by group", "yellow") + f":\n{group_table(evaluation)}")
     users_path = users_file(config, trainer.saved_model_file)
-    if users_path is not None and not config["single_spec"]:
-        logger.warning("save_user_metrics: each process knows its own users alone; run with nproc 1 to save them")
-    elif users_path is not None:
-        write_per_user(users_path, user_tokens(experiment.dataset, evaluation.users), evaluation.per_user)
+    if users_path is not None and config["local_rank"] == 0:
+        users, values = evaluation.by_user()
+        write_per_user(users_path, user_tokens(experiment.dataset, users), values)
         logger.info(set_color("metrics of each user", "yellow") + f": {users_path}")
     return dict(evaluation.counts())
 

@@ -17,7 +17,7 @@ Values = Mapping[str, Any]
 
 SPLITS = ("RS", "LS", "TS", "OOV")
 LEAVE_OUT = ("valid_and_test", "valid_only", "test_only")
-GROUPS = ("overall", "iv", "oov", "overall_all_users")
+GROUPS = ("iv", "oov", "overall_all_users")
 """Prefixes of the metrics of one group under ``split: {OOV: …}``, as in ``valid_metric: oov_recall@20``."""
 
 _MODE = re.compile(r"full|labeled|(?:uni|pop)[1-9][0-9]*")
@@ -181,6 +181,11 @@ def oov_protocol(values: Values) -> list[str]:
             problems.append(f"eval_args mode: {shown(mode)} ranks sampled items; the OOV protocol ranks all: use full")
     if values.get("benchmark_filename") is not None:
         problems.append("benchmark_filename: the data set comes split already; leave it out, or the split OOV")
+    if oov_by_time(values["eval_args"]) and values["eval_args"].get("order") == "RO":
+        problems.append(
+            "eval_args order: RO splits interactions at random, and by: time is to have training in the past; "
+            "use TO, or leave order out"
+        )
     if oov_by_time(values["eval_args"]) and values.get("TIME_FIELD") is None:
         problems.append("TIME_FIELD: eval_args split OOV by: time needs the name of the column with the time")
     return problems

@@ -194,6 +194,12 @@ class OOVConfig(Config):
 
     def _mend_eval_args(self, final: dict[str, Any], *, sequential: bool) -> None:
         self._take_oov_split(final)
+        given = self.external_config_dict.get("eval_args")
+        if isinstance(given, Mapping) and checks.oov_by_time(given):
+            # One moment for everybody, before which training lies; RecBole would split at random, user by user.
+            in_time = {"order": "TO", "group_by": None, **given}
+            self.external_config_dict["eval_args"] = in_time
+            final["eval_args"] = {**final["eval_args"], **in_time}
         args, of_type = self.external_config_dict.get("eval_args", {}), self.internal_config_dict["eval_args"]
         if sequential and of_type.get("order") != "TO":  # GRU4RecKG and KSR get the general models' random split
             of_type = {**of_type, "split": {"LS": "valid_and_test"}, "order": "TO"}
@@ -217,8 +223,7 @@ class OOVConfig(Config):
             return
         way = short.strip().lower()
         split = {"OOV": {"by": way} if way in ("random", "time", "popularity") else {"files": short}}
-        ordered = {"order": "TO"} if way == "time" else {}
-        self.external_config_dict["eval_args"] = {**ordered, **given, "split": split}
+        self.external_config_dict["eval_args"] = {**given, "split": split}
         final["eval_args"] = {**final["eval_args"], **self.external_config_dict["eval_args"]}
 
     def _mend_load_col(self, final: dict[str, Any], *, sequential: bool) -> None:

@@ -7,6 +7,7 @@ loaders and model.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,12 +17,16 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
+from recbole.utils import FeatureType
+from scipy.sparse import csr_matrix
 
 from recbole_oov.data.histories import seen_matrix
 from recbole_oov.data.oov_split import oov_options
 from recbole_oov.errors import DataError
 
 _EXAMPLES = 5
+_SHARE_OF_INTERACTIONS = 0.9
+_MOST_DENSE = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,22 @@ class Run:
     config: Any
     train: Any
     valid: Any
-    test: Any
+    test: Any = None
     train_data: Any = None
     model: Any = None
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The data sets that are there, by name."""
+        found = {"training": self.train, "validation": self.valid, "test": self.test}
+        return {name: part for name, part in found.items() if part is not None}
+
+    @property
+    def sampler(self) -> Any:
+        """What draws negative items for training; None where nothing does."""
+        # The loader of a knowledge graph has two inside.
+        loader = getattr(self.train_data, "general_dataloader", self.train_data)
+        return getattr(loader, "_sampler", None)
 
     @property
     def held_out_items(self) -> np.ndarray | None:
@@ -103,13 +121,14 @@ def find_leaks(config: Any, train_data: Any, valid_data: Any, test_data: Any, mo
 
     Args:
         config: The configuration.
-        train_data, valid_data, test_data: RecBole's loaders.
+        train_data, valid_data, test_data: RecBole's loaders; None for one that is not there.
         model: The model, for what it has built from the training data; None to leave that out.
 
     Returns:
         The leaks, in the order of :data:`CHECKS`.
     """
-    run = Run(config, train_data._dataset, valid_data._dataset, test_data._dataset, train_data, model)
+    valid, test = (data._dataset if data else None for data in (valid_data, test_data))
+    run = Run(config, train_data._dataset, valid, test, train_data, model)
     return [leak for check in CHECKS for leak in check(run)]
 
 
@@ -146,7 +165,7 @@ def oov_items_in_training(run: Run) -> Iterator[Leak]:
 
 def oov_items_as_negatives(run: Run) -> Iterator[Leak]:
     """The negative sampler can draw an item that training must not know."""
-    held, sampler = run.held_out_items, getattr(run.train_data, "_sampler", None)
+    held, sampler = run.held_out_items, run.sampler
     if held is None or sampler is None:
         return
     support = _support(sampler)
@@ -176,7 +195,7 @@ def held_out_popularity(run: Run) -> Iterator[Leak]:
     for item, count in run.train.item_counter.items():
         known[int(item)] = count
     sources = {"the training data set's item counter": known}
-    sampler = getattr(run.train_data, "_sampler", None)
+    sampler = run.sampler
     if sampler is not None and sampler.distribution == "popularity":
         candidates = np.asarray(sampler._get_candidates_list())
         sources["the negative sampler's popularity"] = np.bincount(candidates, minlength=len(counts))
@@ -195,13 +214,13 @@ def held_out_popularity(run: Run) -> Iterator[Leak]:
 def held_out_edges(run: Run) -> Iterator[Leak]:
     """A matrix or graph of interactions that the model holds has one that is not in training.
 
-    A matrix with entries that are in no part at all holds something else, predictions for example.
+    A matrix of which more than a tenth is in no part at all holds something else, predictions for example.
     """
     if run.model is None:
         return
     n_users, n_items = run.train.user_num, run.train.item_num
     trained = seen_matrix(run.train)
-    known = trained + seen_matrix(run.valid) + seen_matrix(run.test)
+    known = sum((seen_matrix(part) for part in run.parts.values()), start=csr_matrix(trained.shape, dtype=bool))
     for name, matrix in _sparse_attributes(run.model):
         if matrix.shape == (n_users, n_items):
             users, items = matrix.row, matrix.col
@@ -210,9 +229,9 @@ def held_out_edges(run: Run) -> Iterator[Leak]:
             users, items = matrix.row[between], matrix.col[between] - n_users
         else:
             continue
-        if len(users) == 0 or not np.asarray(known[users, items]).all():
+        if len(users) == 0 or np.asarray(known[users, items]).mean() < _SHARE_OF_INTERACTIONS:
             continue
-        extra = ~np.asarray(trained[users, items]).ravel()
+        extra = np.asarray(known[users, items]).ravel() & ~np.asarray(trained[users, items]).ravel()
         if extra.any():
             yield Leak(
                 "graph",
@@ -224,30 +243,37 @@ def held_out_edges(run: Run) -> Iterator[Leak]:
 
 
 def _sparse_attributes(model: Any) -> Iterator[tuple[str, Any]]:
-    """Sparse matrices that a model keeps, as scipy's COO with entries that are not zero."""
-    for name, value in {**vars(model), **dict(model.named_buffers())}.items():
-        if scipy.sparse.issparse(value):
-            matrix = value.tocoo()
-        elif isinstance(value, torch.Tensor) and value.layout != torch.strided:
-            dense = value.detach().to_sparse_coo().coalesce().cpu()
-            if dense.dim() != 2:
-                continue
-            matrix = scipy.sparse.coo_matrix(
-                (dense.values().numpy(), dense.indices().numpy()), shape=tuple(dense.shape)
-            )
-        else:
-            continue
-        matrix.eliminate_zeros()
-        yield name, matrix
+    """Matrices that a model or a part of it keeps, sparse or dense, as scipy's COO with entries that are not zero."""
+    parts = dict(model.named_modules()) if isinstance(model, torch.nn.Module) else {"": model}
+    for path, part in parts.items():
+        buffers = getattr(part, "_buffers", {})
+        for name, value in {**vars(part), **buffers}.items():
+            matrix = _as_matrix(value)
+            if matrix is not None:
+                matrix.eliminate_zeros()
+                yield f"{path}.{name}".lstrip("."), matrix
+
+
+def _as_matrix(value: Any) -> Any:
+    if scipy.sparse.issparse(value):
+        return value.tocoo(copy=True)
+    if not isinstance(value, torch.Tensor) or value.dim() != 2 or value.requires_grad:
+        return None
+    if value.layout == torch.strided:
+        if value.numel() > _MOST_DENSE or min(value.shape) < 2 or value.dtype in (torch.int64, torch.int32):
+            return None  # (lists of ids are no matrices)
+        value = value.detach().cpu()
+        return scipy.sparse.coo_matrix(value.numpy()) if value.count_nonzero() * 2 < value.numel() else None
+    sparse = value.detach().to_sparse_coo().coalesce().cpu()
+    return scipy.sparse.coo_matrix((sparse.values().numpy(), sparse.indices().numpy()), shape=tuple(sparse.shape))
 
 
 def pairs_in_two_parts(run: Run) -> Iterator[Leak]:
     """The same user and item in two parts, where repeated interactions are not what the model is for."""
     if run.config["repeatable"]:
         return
-    parts = {"training": run.train, "validation": run.valid, "test": run.test}
-    keys = {name: np.unique(_keys(part)) for name, part in parts.items()}
-    for one, other in (("training", "validation"), ("training", "test"), ("validation", "test")):
+    keys = {name: np.unique(_keys(part)) for name, part in run.parts.items()}
+    for one, other in itertools.combinations(keys, 2):
         shared = np.intersect1d(keys[one], keys[other], assume_unique=True)
         if len(shared):
             users, items = np.divmod(shared, run.train.item_num)
@@ -270,12 +296,13 @@ def rows_from_the_past(run: Run) -> Iterator[Leak]:
     """In a split by time, a held-out row is dated before a training row that it should follow."""
     args, time = run.config["eval_args"], run.train.time_field
     kind, value = next(iter(args["split"].items()))
-    by_user = kind in ("LS", "TS") or args["group_by"] == "user"
+    sequential = hasattr(run.train, "item_id_list_field")  # which is split user by user whatever group_by says
+    by_user = kind in ("LS", "TS") or args["group_by"] == "user" or sequential
     if args["order"] != "TO" or time is None or time not in run.train.inter_feat or kind == "TS":
         return  # (RecBole's TS puts one moment between all training and all test rows by its own definition)
     random_items = kind == "OOV" and value.get("by", "random") != "time"
     last = _last_times(run.train, by_user)
-    for name, part in (("validation", run.valid), ("test", run.test)):
+    for name, part in list(run.parts.items())[1:]:
         rows = part.inter_feat
         users, items = np.asarray(rows[part.uid_field]), np.asarray(rows[part.iid_field])
         early = np.asarray(rows[time]) < last[users]
@@ -314,7 +341,7 @@ def ids_in_text(run: Run) -> Iterator[Leak]:
     tokens = run.train.field2id_token[run.train.iid_field]
     ids = np.asarray(features[run.train.iid_field])
     for name in features.columns:
-        if name == run.train.iid_field or name not in run.train.field2id_token:
+        if name not in run.train.field2id_token or not _is_read_as_text(run, name):
             continue
         words = run.train.field2id_token[name]
         if len(words) <= 1:
@@ -333,6 +360,17 @@ def ids_in_text(run: Run) -> Iterator[Leak]:
                 run.items(found),
                 f"take the ids out of {name}, or do not load it",
             )
+
+
+def _is_read_as_text(run: Run, field: str) -> bool:
+    """Whether the run reads a column as words; a column of ids (``parent_asin``) may well repeat the id."""
+    content = run.config["content"]
+    texts = run.config["item_text_fields"] if "item_text_fields" in run.config else None  # noqa: SIM401
+    named = [*((content or {}).get("fields") or []), *(texts or [])]
+    reads = (
+        run.model is None or content or any(getattr(run.model, flag, False) for flag in ("needs_text", "needs_content"))
+    )
+    return bool(reads) and (field in named or run.train.field2type[field] == FeatureType.TOKEN_SEQ)
 
 
 def _says(text: str, token: str) -> bool:

@@ -117,17 +117,14 @@ def create_samplers(config: Any, dataset: Any, built_datasets: list[Any]) -> tup
         The samplers of training, validation and test; None where the phase draws no negatives.
     """
     args = config["train_neg_sample_args"]
-    if oov_options(config) is None and args["distribution"] != "popularity":
-        if not config["repeatable"] and _draws_negatives(config):
-            _refuse_full(dataset, built_datasets)
-        return _recbole_create_samplers(config, dataset, built_datasets)  # type: ignore[no-any-return]
-    phases = ["train", "valid", "test"]
-    # Full ranking needs the positives of each phase even where nothing is sampled, as RecBole's samplers keep them.
-    distribution = "uniform" if args["distribution"] == "none" else args["distribution"]
-    sampler: Any
-    if config["repeatable"]:
-        sampler = IVRepeatableSampler(phases, dataset, built_datasets[0], distribution, args["alpha"])
-    else:
-        sampler = IVSampler(phases, built_datasets, distribution, args["alpha"])
-    train, valid, test = (sampler.set_phase(phase) for phase in phases)
-    return (None if args["distribution"] == "none" else train), valid, test
+    distribution = args["distribution"]
+    ours: Any = None
+    if distribution == "popularity" or (distribution != "none" and oov_options(config) is not None):
+        phases = ["train", "valid", "test"]
+        if config["repeatable"]:
+            ours = IVRepeatableSampler(phases, dataset, built_datasets[0], distribution, args["alpha"])
+        else:
+            ours = IVSampler(phases, built_datasets, distribution, args["alpha"])
+    # Validation and test keep RecBole's samplers, which full ranking reads the known positives from.
+    train, valid, test = _recbole_create_samplers(config, dataset, built_datasets)
+    return train if ours is None else ours.set_phase("train"), valid, test

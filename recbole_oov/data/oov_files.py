@@ -97,8 +97,14 @@ def read_split(files: str, dataset: Any) -> tuple[Rows, list[str]]:
     if len(leaked):
         names = ", ".join(dataset.id2token(dataset.iid_field, leaked[:5]))
         raise DataError(f"{folder}: {len(leaked)} OOV items have training rows ({dataset.iid_field} {names})")
+    notes = []
+    untrained = sum(int((~np.isin(items[rows[part]], items[rows["train"]])).sum()) for part in ("iv_valid", "iv_test"))
+    if untrained:
+        notes.append(f"{untrained} IV rows have an item without a training row, which counts as OOV")
     missing = len(users) - len(every)
-    return rows, [f"{missing} rows of the data set are in no file of the split and left out"] if missing else []
+    if missing:
+        notes.append(f"{missing} rows of the data set are in no file of the split and left out")
+    return rows, notes
 
 
 def _rows(path: Path, dataset: Any, row_of: pd.Series) -> np.ndarray:

@@ -22,6 +22,19 @@ def install() -> None:
     Dataset.build = _or_stock(oov_split.build, Dataset.build)
     SequentialDataset.build = _or_stock(oov_sequences.build, SequentialDataset.build)
     data_utils.create_samplers = recbole.data.create_samplers = negatives.create_samplers
+    data_utils.create_dataset = recbole.data.create_dataset = _with_config_of_run(data_utils.create_dataset)
+
+
+def _with_config_of_run(stock: Any) -> Any:
+    """A data set that ``save_dataset`` left on the disk comes back with the configuration, and so the split, it had."""
+
+    @functools.wraps(stock)
+    def create_dataset(config: Any) -> Any:
+        dataset = stock(config)
+        dataset.config = config
+        return dataset
+
+    return create_dataset
 
 
 def _or_stock(ours: Any, stock: Any) -> Any:

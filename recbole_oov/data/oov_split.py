@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from recbole.data.dataset import Dataset
 
-from recbole_oov.errors import DataError
+from recbole_oov.errors import ConfigError, DataError
 
 PARTS = ("train", "iv_valid", "iv_test", "oov_valid", "oov_test")
 """The five parts of a split, in this order everywhere."""
@@ -70,10 +70,19 @@ class OOVSplit:
 
 
 def oov_options(config: Any) -> OOVOptions | None:
-    """The options of the OOV protocol, None where another split is asked for."""
+    """The options of the OOV protocol, None where another split is asked for.
+
+    Raises:
+        ConfigError: The short form ``oov_split`` was given to a configuration that does not know it.
+    """
     args = config["eval_args"]
     split = args.get("split") if isinstance(args, Mapping) else None
     if not isinstance(split, Mapping) or "OOV" not in split:
+        if config["oov_split"]:
+            raise ConfigError(
+                f"oov_split: {config['oov_split']!r} is the short form of run_recbole_oov.py and recbole_oov.run; here "
+                f"write eval_args: {{split: {{OOV: {{by: random}}}}}}"
+            )
         return None
     return OOVOptions(**(split["OOV"] or {}))
 

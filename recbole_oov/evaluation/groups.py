@@ -83,6 +83,14 @@ class Evaluation:
         """Unrounded values ``[group]["recall@10"]`` for each case of the group, for metrics that have one a user."""
         return {name: dict(self._values(group)) for name, group in self.groups.items()}
 
+    def by_user(self) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
+        """Each group's users, ascending, and their values; of a user with several cases the mean."""
+        users, means = {}, {}
+        for name, of_group in self.per_user.items():
+            users[name], place, n = np.unique(self.users[name], return_inverse=True, return_counts=True)
+            means[name] = {metric: np.bincount(place, weights=own) / n for metric, own in of_group.items()}
+        return users, means
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Users, items and targets behind each group."""
         return {
@@ -115,13 +123,22 @@ class GroupedCollector(Collector):
 
     def __init__(self, config: Any, oov_mask: np.ndarray | None = None) -> None:
         super().__init__(config)
-        self.batch_users: Tensor | None = None
-        self.n_items = 1
         self._oov_mask = None if oov_mask is None else torch.from_numpy(oov_mask).to(self.device)
         self._seed = int(config["seed"])
+        self.begin(np.zeros(0, dtype=np.int64), 1)
+
+    def begin(self, cases: np.ndarray, n_items: int) -> None:
+        """Start an evaluation; whatever one that was broken off has left is forgotten.
+
+        Args:
+            cases: Numbers of the cases that are going to be collected, in their order. (C,)
+            n_items: Items of the data set, [PAD] included.
+        """
+        self.batch_users, self.n_items = None, n_items
         self._parts: dict[str, dict[str, list[Tensor]]] = {}
         self._users: list[Tensor] = []
-        self._n_cases = 0
+        self._numbers: list[Tensor] = []
+        self._order, self._n_cases = torch.from_numpy(cases), 0
 
     def eval_batch_collect(
         self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor | None, positive_i: Tensor | None
@@ -140,8 +157,7 @@ class GroupedCollector(Collector):
         assert positive_i is not None
         users = interaction[self.config["USER_ID_FIELD"]] if self.batch_users is None else self.batch_users
         self._users.append(users.cpu())
-        cases = torch.arange(self._n_cases, self._n_cases + len(scores_tensor), device=scores_tensor.device)
-        self._n_cases += len(scores_tensor)
+        cases = self._next_cases(len(scores_tensor)).to(scores_tensor.device)
         positive_u, positive_i = positive_u.to(scores_tensor.device), positive_i.to(scores_tensor.device)
         is_positive = torch.zeros(scores_tensor.shape, dtype=torch.bool, device=scores_tensor.device)
         is_positive[positive_u, positive_i] = True
@@ -159,6 +175,15 @@ class GroupedCollector(Collector):
                 best[group] = fair_topk(values, min(k, ids.shape[1]), cases, ids, self._seed)
             own = is_positive if group == OVERALL else is_positive[:, items]
             self._collect_ranking(group, part, own, is_positive, best[group][1])
+
+    def _next_cases(self, n: int) -> Tensor:
+        """The numbers of the next ``n`` cases; where none were announced, they are counted."""
+        start, self._n_cases = self._n_cases, self._n_cases + n
+        cases = self._order[start : start + n]
+        if len(cases) < n:
+            cases = torch.arange(start, start + n)
+        self._numbers.append(cases)
+        return cases
 
     def _items_of_group(self, scores: Tensor) -> dict[str, Tensor]:
         """The item ids of each group, all items last."""
@@ -205,9 +230,11 @@ class GroupedCollector(Collector):
         static = super().get_data_struct()
         if not self._parts:
             return static  # a trainer that collects in its own way, as those of decision trees
-        users = torch.cat(self._users).numpy() if self._users else np.zeros(0, dtype=np.int64)
         parts = {group: {name: torch.cat(own) for name, own in kept.items()} for group, kept in self._parts.items()}
-        self._parts, self._users, self._n_cases = {}, [], 0
+        users = torch.cat(self._users).numpy()
+        if not self.config["single_spec"]:
+            users, parts = _from_all_processes(users, torch.cat(self._numbers) if self._numbers else None, parts)
+        self.begin(np.zeros(0, dtype=np.int64), self.n_items)
         n_targets = {group: part["targets"][:, 0].numpy() for group, part in parts.items()}
         chosen = {group: count > 0 for group, count in n_targets.items()}
         groups = {}
@@ -221,7 +248,6 @@ class GroupedCollector(Collector):
         for group, rows in order.items():
             source = OVERALL if group == ALL_USERS else group
             groups[group] = self._cases(source, parts[source], rows, users, static, n_targets[source])
-        self.batch_users = None
         return groups
 
     def _cases(
@@ -249,6 +275,26 @@ class GroupedCollector(Collector):
             return self.n_items - 1
         n_oov = int(self._oov_mask.sum())
         return {IV: len(self._oov_mask) - 1 - n_oov, OOV: n_oov}.get(group, len(self._oov_mask) - 1)
+
+
+def _from_all_processes(
+    users: np.ndarray, cases: Tensor | None, parts: dict[str, dict[str, Tensor]]
+) -> tuple[np.ndarray, dict[str, dict[str, Tensor]]]:
+    """What all processes of a run collected, each case once, in the cases' order.
+
+    torch's distributed sampler repeats a few cases so that every process has as many.
+    """
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, (users, cases, parts))
+    users = np.concatenate([own for own, _, _ in gathered])
+    merged = {
+        group: {name: torch.cat([own[group][name] for _, _, own in gathered]) for name in kept}
+        for group, kept in parts.items()
+    }
+    if any(own is None for _, own, _ in gathered):
+        return users, merged  # labelled rows have no numbers
+    order = np.unique(torch.cat([own for _, own, _ in gathered]).numpy(), return_index=True)[1]
+    return users[order], {group: {name: v[order] for name, v in kept.items()} for group, kept in merged.items()}
 
 
 def _padded(values: Tensor, width: int) -> Tensor:
@@ -286,7 +332,7 @@ class GroupedEvaluator(Evaluator):
             dataobject: What the collector returned.
 
         Returns:
-            The values by name; NaN for a group without a case, which only a part of a multi-process run can have.
+            The values by name; NaN for a group without a case.
         """
         if not isinstance(dataobject, dict):
             return super().evaluate(dataobject)  # type: ignore[no-any-return]

@@ -121,8 +121,9 @@ class USIM(DeepMusic):
         if self.settings.switches.generator_loss == "paper":
             return super().calculate_loss(interaction)
         items = interaction[self.ITEM_ID]
-        distance: Tensor = self.generate(self.content[items]) - self.base_items[items]
-        return distance.norm(dim=1).mean()
+        distance = self.generate(self.content[items]) - self.base_items[items]
+        loss: Tensor = distance.norm(dim=1).mean()
+        return loss
 
     # ---- the space ----
 

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import EvaluatorType
 from torch import Tensor
 
 from recbole_oov.data.histories import seen_matrix
+from recbole_oov.data.leaks import check_leaks
 from recbole_oov.data.oov_split import oov_options
 from recbole_oov.errors import ConfigError, RecBoleOOVError
-from recbole_oov.evaluation.groups import Evaluation, GroupedCollector, GroupedEvaluator, group_of
+from recbole_oov.evaluation.checks import check_evaluation
+from recbole_oov.evaluation.groups import Evaluation, GroupedCollector, GroupedEvaluator
 
 _MIB = 1 << 20
 
@@ -54,7 +57,10 @@ class EvaluationMixin:
         return self.evaluator.last
 
     def fit(self, train_data: Any, valid_data: Any = None, *args: Any, **kwargs: Any) -> Any:
-        self.remember(train_data, valid_data)
+        if self._train_data is not train_data:
+            self.remember(train_data, valid_data)
+            check_evaluation(self.config, train_data, valid_data, None)
+            check_leaks(self.config, train_data, valid_data, None, self.model)
         fit: Any = super().fit  # type: ignore[misc]
         return fit(train_data, valid_data, *args, **kwargs)
 
@@ -82,7 +88,7 @@ class EvaluationMixin:
         self._phase, self._batch = "valid" if eval_data is self._valid_data else "test", -1
         if isinstance(eval_data, FullSortEvalDataLoader):
             eval_data = self._in_memory(eval_data)
-        self.eval_collector.n_items = eval_data._dataset.item_num
+        self.eval_collector.begin(np.fromiter(eval_data.sampler, dtype=np.int64), eval_data._dataset.item_num)
         evaluate: Any = super().evaluate  # type: ignore[misc]
         return evaluate(eval_data, load_best_model, model_file, show_progress)
 
@@ -96,7 +102,9 @@ class EvaluationMixin:
     def _cases_at_once(self, loader: Any) -> int:
         """As many as ``eval_memory`` has room for the scores of; RecBole's number if ``eval_batch_size`` is given."""
         user_set = getattr(self.config, "external_config_dict", {})
-        if "eval_batch_size" in user_set:
+        own = getattr(type(self.model), "full_sort_predict", None)
+        pair_by_pair = own is AbstractRecommender.full_sort_predict
+        if "eval_batch_size" in user_set or pair_by_pair:  # (RecBole writes every feature of every pair out for those)
             return max(1, int(loader.step))
         room = self.config["eval_memory"] * _MIB // (4 * loader._dataset.item_num)
         most = int(loader.step) if loader.is_sequential else loader.sample_size
@@ -131,15 +139,8 @@ class EvaluationMixin:
         return interaction, scores, positive_u, positive_i
 
     def _map_reduce(self, result: Any, num_sample: Any) -> Any:
-        """Each process's metrics weighted by the cases behind them; RecBole weights by four a batch."""
-        reduce: Any = super()._map_reduce  # type: ignore[misc]
-        assert self.last_evaluation is not None
-        merged: dict[str, float] = {}
-        for group, cases in self.last_evaluation.groups.items():
-            names = [name for name in result if group_of(name) == group]
-            own = {name: result[name] if len(cases.users) else 0.0 for name in names}
-            merged |= reduce(own, len(cases.users))
-        return merged
+        """Nothing is left to merge: the collector has put the cases of all processes together."""
+        return result
 
     def _seen_by(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """(row of the batch, item) of all that the batch's users have seen."""

@@ -25,7 +25,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 SKIP: dict[str, dict[str, str]] = {
     "ClusterPop": {"known_answer_is_found": "a control: it knows a user's circle, and not the last item"},
-    "GAR": {"loss_falls": "adversarial: each of two networks raises the loss of the other"},
 }
 SKIP_ON_A_BASE_MODEL = {"validation_rows_change_nothing": "its base model is selected on validation rows"}
 """For models that take the embeddings of a trained base model."""

@@ -32,6 +32,7 @@ def config(metrics: list[str], topk: list[int]) -> dict[str, Any]:
         "device": torch.device("cpu"),
         "metric_decimal_place": 15,
         "seed": 3,
+        "single_spec": True,
         "USER_ID_FIELD": "user_id",
         "ITEM_ID_FIELD": "item_id",
         "LABEL_FIELD": "label",

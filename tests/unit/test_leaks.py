@@ -166,7 +166,10 @@ def test_an_id_in_the_text(tiny_dataset: Path) -> None:
     for own in ("no. {}", "({})"):
         rows = (f"{i}\t{title} {own.format(i)}\t{year}" for i, title, year in told)
         path.write_text("\n".join([header, *rows]) + "\n")
-        leak = Parts("BPR", **columns).only_leak("id in text")
+        assert Parts("BPR", **columns).leaks() == []  # it reads no text
+        parts = Parts("BPR", **columns)
+        parts.model.needs_text = True
+        leak = parts.only_leak("id in text")
         assert leak.count == 60
         assert leak.examples[0].startswith("item_id i")
     path.write_text("\n".join([header, *(f"{i}\t{title} x{i}\t{year}" for i, title, year in told)]) + "\n")
@@ -204,3 +207,35 @@ def test_error_warning_or_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
     check("warn")
     assert "leak: duplicates: 1 pairs are in both training and test" in caplog.text
+
+
+def test_a_graph_among_the_parts_of_a_model_and_with_a_few_unknown_edges() -> None:
+    parts = Parts("BPR")
+    train = parts.train._dataset
+    users, items = (
+        np.concatenate([parts.rows(p)[name].numpy() for p in ("train", "test")]) for name in ("user_id", "item_id")
+    )
+    users, items = np.append(users, 1), np.append(items, 0)  # one edge that nobody knows
+    graph = coo_matrix((np.ones(len(users)), (users, items)), shape=(train.user_num, train.item_num))
+    parts.model.loss.graph = graph
+    leak = parts.only_leak("graph")
+    assert leak.count == len(parts.rows("test"))
+    assert "BPR.loss.graph" in str(leak)
+    parts.model.loss.graph = torch.from_numpy(graph.toarray())
+    assert parts.only_leak("graph").count == len(parts.rows("test"))
+
+
+def test_the_sampler_of_a_knowledge_graph_s_loader(tiny_dataset: Path) -> None:
+    triples = "".join(f"e{i}\tr\te{i % 60 + 1}\n" for i in range(1, 61))
+    (tiny_dataset / "tiny.kg").write_text(f"head_id:token\trelation_id:token\ttail_id:token\n{triples}")
+    links = "".join(f"i{i}\te{i}\n" for i in range(1, 61))
+    (tiny_dataset / "tiny.link").write_text(f"item_id:token\tentity_id:token\n{links}")
+    parts = Parts("CKE", **OOV)
+    datasets = [data._dataset for data in (parts.train, parts.valid, parts.test)]
+    parts.train.general_dataloader._sampler = Sampler(["train", "valid", "test"], datasets).set_phase("train")
+    assert parts.only_leak("OOV item in the negative sampler").count == datasets[0].oov_split.mask.sum()
+
+
+def test_a_sequential_split_is_user_by_user_whatever_group_by_says() -> None:
+    args = {"split": {"OOV": {"ratio": 0.3}}, "order": "TO", "group_by": None, "mode": "full"}
+    assert Parts("SASRec", eval_args=args).leaks() == []

@@ -86,7 +86,7 @@ def test_items_are_chosen_by_lot_by_age_or_by_rarity(data: tuple[np.ndarray, np.
 @pytest.mark.parametrize("model", ["BPR", "LightGCN", "ItemKNN", "SASRec"])
 @pytest.mark.parametrize("by", ["random", "time", "popularity"])
 def test_no_oov_item_is_in_training_or_drawn_as_a_negative(tiny_dataset: Path, model: str, by: str) -> None:
-    options: dict[str, Any] = {"eval_args": {"order": "TO"}} if model == "SASRec" else {}
+    options: dict[str, Any] = {"eval_args": {"order": "TO"}} if model == "SASRec" or by == "time" else {}
     options |= {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
     config, train, valid, test = build(model, {"by": by, "ratio": 0.3}, **options)
     mask = train._dataset.oov_split.mask
@@ -249,7 +249,11 @@ def test_the_short_form(tiny_dataset: Path) -> None:
     assert args("--oov_split=time")["order"] == "TO"
     assert args("--oov_split=popularity")["order"] == "RO"
     assert args("--oov_split=some/folder")["split"] == {"OOV": {"files": "some/folder"}}
-    assert args("--oov_split=time", eval_args={"order": "RO"})["order"] == "RO"
+    assert args("--oov_split=time")["group_by"] is None
+    assert args("--oov_split=time", eval_args={"group_by": "user"})["group_by"] == "user"
+    assert args(eval_args={"split": {"OOV": {"by": "time"}}})["order"] == "TO"
+    with pytest.raises(ConfigError, match="order: RO splits interactions at random, and by: time is to have training"):
+        args("--oov_split=time", eval_args={"order": "RO"})
     with pytest.raises(ConfigError, match="oov_split: 'random' and eval_args split are both given"):
         args("--oov_split=random", eval_args={"split": {"RS": [8, 1, 1]}})
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
 from recbole.trainer import Trainer
 
 from recbole_oov import runner
@@ -213,3 +215,88 @@ def test_the_values_of_each_user_are_saved() -> None:
     for (group, metric), values in table.groupby(["group", "metric"])["value"]:
         assert values.mean() == pytest.approx(result["test_result"][prefixed(group, metric)], abs=1e-9)
         assert len(values) == result["test_groups"][group]["users"]
+
+
+def test_an_evaluation_that_was_broken_off_leaves_nothing_behind() -> None:
+    experiment = prepared("BPR", eval_batch_size=1)
+    evaluate = experiment.trainer.evaluate
+    whole = evaluate(experiment.test_data, load_best_model=False)
+    user = int(experiment.test_data._dataset.inter_feat["user_id"][-1])
+    weight = experiment.model.user_embedding.weight.data
+    kept = weight[user].clone()
+    weight[user] = float("nan")
+    with pytest.raises(RecBoleOOVError):
+        evaluate(experiment.test_data, load_best_model=False)
+    weight[user] = kept
+    assert evaluate(experiment.test_data, load_best_model=False) == whole
+
+
+def test_a_saved_data_set_is_split_as_this_run_says() -> None:
+    saving = {"save_dataset": True, "checkpoint_dir": "saved"}
+    plain = prepared("BPR", **saving)
+    assert not hasattr(plain.train_data._dataset, "oov_split")
+    first, other = (
+        prepared("BPR", eval_args={**OOV["eval_args"], "split": {"OOV": {"ratio": 0.4, "seed": seed}}}, **saving)
+        for seed in (1, 2)
+    )
+    masks = [experiment.train_data._dataset.oov_split.mask for experiment in (first, other)]
+    assert (masks[0] != masks[1]).any()
+    assert not hasattr(prepared("BPR", **saving).train_data._dataset, "oov_split")
+
+
+def test_popularity_in_training_changes_no_sampled_evaluation() -> None:
+    args = {"eval_args": {"mode": "uni10"}, "train_neg_sample_args": {"distribution": "popularity"}}
+    experiment = prepared("BPR", **args)
+    assert experiment.train_data._sampler.distribution == "popularity"
+    for data in (experiment.valid_data, experiment.test_data):
+        assert data._sampler.distribution == "uniform"
+        assert not hasattr(data._sampler, "iv_items")
+
+
+def test_more_places_than_sampled_items_or_than_a_masked_history_leaves() -> None:
+    with pytest.raises(DataError, match="topk: 10 is more than the 6 items that validation ranks for a user"):
+        prepared("BPR", eval_args={"mode": "uni5"})
+    with pytest.raises(DataError, match=r"topk: 55 is more than the \d+ items that are left to rank in validation for"):
+        prepared("SASRec", mask_history=True, topk=[55], valid_metric="MRR@55")
+
+
+def test_an_auc_of_one_label_is_refused() -> None:
+    with pytest.raises(DataError, match="an AUC needs both labels among them"):
+        prepared(
+            "BPR",
+            eval_args={"mode": "labeled"},
+            metrics=["AUC"],
+            valid_metric="AUC",
+            threshold={"rating": 0},
+            load_col={"inter": ["user_id", "item_id", "rating"]},
+        )
+
+
+def test_the_guard_runs_without_the_runner_too() -> None:
+    experiment = prepared("BPR", **OOV)
+    loader = experiment.train_data
+    mask = loader._dataset.oov_split.mask
+    loader._dataset.inter_feat.interaction["item_id"][0] = int(np.flatnonzero(mask)[0])
+    trainer = runner.trainer_class(experiment.config)(experiment.config, experiment.model)
+    with pytest.raises(DataError, match="OOV item in training rows"):
+        trainer.fit(loader, experiment.valid_data, saved=False)
+
+
+def test_the_short_form_needs_the_plugin_s_configuration() -> None:
+    config = Config("BPR", "tiny", config_dict={"oov_split": "random", "gpu_id": ""})
+    with pytest.raises(ConfigError, match="oov_split: 'random' is the short form"):
+        data_preparation(config, create_dataset(config))
+
+
+def test_cases_of_a_sequential_model_become_one_value_a_user() -> None:
+    args = {"split": {"OOV": {"ratio": 0.4}}, "order": "TO", "mode": "full"}
+    experiment = prepared("SASRec", eval_args=args)
+    experiment.trainer.evaluate(experiment.test_data, load_best_model=False)
+    evaluation = experiment.trainer.last_evaluation
+    users, values = evaluation.by_user()
+    for group, own in users.items():
+        assert len(own) == len(set(own.tolist())) == evaluation.counts()[group]["users"]
+        for user, value in zip(own, values[group]["recall@10"], strict=True):
+            cases = evaluation.per_user[group]["recall@10"][evaluation.users[group] == user]
+            assert value == pytest.approx(cases.mean())
+    assert len(evaluation.users["oov"]) > len(users["oov"])
