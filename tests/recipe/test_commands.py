@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -16,6 +17,7 @@ import torch
 
 import recbole_oov
 from recbole_oov.cli import main
+from recbole_oov.testing import two_circles, write_atomic
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,6 +138,38 @@ def test_two_processes_without_a_gpu(data_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "test result" in done.stdout + done.stderr
     assert len(list(Path("saved").glob("BPR-*.json"))) == 1
+
+
+def test_two_processes_score_every_user_once_and_as_one_process_does(data_path: Path) -> None:
+    write_atomic(data_path, "odd", two_circles(n_users=61, length=12))
+    code = """
+import json, sys
+import recbole_oov
+if __name__ == "__main__":
+    options = {"data_path": sys.argv[2], "oov_split": "random", "topk": [2], "valid_metric": "Recall@2", "epochs": 1}
+    options |= {"show_progress": False, "use_gpu": False, "metric_decimal_place": 9}
+    result = recbole_oov.run("Pop", "odd", config_dict=options, argv=[], nproc=int(sys.argv[1]), port="29643")
+    print("RESULT", json.dumps([result["test_result"], result["test_groups"]]))
+"""
+    Path("odd.py").write_text(code, encoding="utf-8")
+    found = []
+    for n in (1, 2):
+        done = subprocess.run(
+            [sys.executable, "odd.py", str(n), str(data_path)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(json.loads(done.stdout.rpartition("RESULT ")[2].splitlines()[0]))
+    (alone, groups), (together, groups_together) = found
+    assert groups_together == groups
+    # A process counts its own half of the training rows, so that only what Pop knows nothing of is the same: OOV items.
+    assert {name: together[name] for name in alone if name.startswith("oov_")} == pytest.approx(
+        {name: value for name, value in alone.items() if name.startswith("oov_")}, abs=1e-9
+    )
 
 
 def test_the_example_of_an_own_model_runs() -> None:
