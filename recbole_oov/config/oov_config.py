@@ -217,7 +217,8 @@ class OOVConfig(Config):
             return  # none, or the table of rules reports it
         chosen = not isinstance(given, Mapping) or "split" in given or "benchmark_filename" in self.external_config_dict
         if chosen and "oov_split" not in self.external_config_dict:
-            return  # a model's default, which gives way
+            final["oov_split"] = None  # a model's default, which gives way
+            return
         if not isinstance(given, Mapping) or "split" in given:
             self._problems.append(f"oov_split: {shown(short)} and eval_args split are both given; keep one of them")
             return
