@@ -47,16 +47,22 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         yield
 
 
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working directory, for ``saved/`` and ``log/``, and a command line without arguments."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv[:1])
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """RecBole's log writes to the output of the test that started it, and would write to a closed one after it."""
     before = list(getLogger().handlers)
-    yield tmp_path
+    yield
     for handler in [handler for handler in getLogger().handlers if handler not in before]:
         getLogger().removeHandler(handler)
         handler.close()
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, for ``saved/`` and ``log/``, and a command line without arguments."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv[:1])
+    return tmp_path
 
 
 @pytest.fixture

@@ -95,8 +95,7 @@ def _refuse_full(dataset: Any, built_datasets: list[Any]) -> None:
         names = ", ".join(dataset.id2token(dataset.uid_field, full[:5]))
         raise DataError(
             f"{len(full)} users ({dataset.uid_field} {names}) have interacted with all {dataset.item_num - 1} "
-            f"items, so "
-            f"that none is left to draw as a negative or to rank; set user_inter_num_interval to leave them out"
+            f"items, so that none is left to draw as a negative or to rank; leave them out with user_inter_num_interval"
         )
 
 
@@ -125,6 +124,8 @@ def create_samplers(config: Any, dataset: Any, built_datasets: list[Any]) -> tup
             ours = IVRepeatableSampler(phases, dataset, built_datasets[0], distribution, args["alpha"])
         else:
             ours = IVSampler(phases, built_datasets, distribution, args["alpha"])
+    if not config["repeatable"] and _draws_negatives(config):
+        _refuse_full(dataset, built_datasets)
     # Validation and test keep RecBole's samplers, which full ranking reads the known positives from.
     train, valid, test = _recbole_create_samplers(config, dataset, built_datasets)
     return train if ours is None else ours.set_phase("train"), valid, test
