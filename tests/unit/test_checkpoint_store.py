@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -508,6 +509,6 @@ def test_the_manifest_says_what_wrote_it(tmp_path: Path) -> None:
     with store.adding(history={"valid": [0.5]}):
         save(state(1), tmp_path / "m.json")
     manifest = json.loads((tmp_path / "m.json").read_text())
-    assert manifest["written_by"]["torch"] == torch.__version__
+    assert manifest["written_by"]["torch"] == metadata.version("torch")
     assert manifest["written_by"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert load(tmp_path / "m.json")["history"] == {"valid": [0.5]}
