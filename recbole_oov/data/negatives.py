@@ -95,7 +95,8 @@ def _refuse_full(dataset: Any, built_datasets: list[Any]) -> None:
         names = ", ".join(dataset.id2token(dataset.uid_field, full[:5]))
         raise DataError(
             f"{len(full)} users ({dataset.uid_field} {names}) have interacted with all {dataset.item_num - 1} "
-            f"items, so that none is left to draw as a negative or to rank; leave them out with user_inter_num_interval"
+            f"items, so that none is left to draw as a negative or to rank; set user_inter_num_interval to leave "
+            f"them out"
         )
 
 
