@@ -229,9 +229,12 @@ def held_out_edges(run: Run) -> Iterator[Leak]:
             users, items = matrix.row[between], matrix.col[between] - n_users
         else:
             continue
-        if len(users) == 0 or np.asarray(known[users, items]).mean() < _SHARE_OF_INTERACTIONS:
+        if len(users) == 0:
             continue
-        extra = np.asarray(known[users, items]).ravel() & ~np.asarray(trained[users, items]).ravel()
+        is_known = np.asarray(known[users, items]).ravel()
+        if is_known.mean() < _SHARE_OF_INTERACTIONS:
+            continue
+        extra = is_known & ~np.asarray(trained[users, items]).ravel()
         if extra.any():
             yield Leak(
                 "graph",
