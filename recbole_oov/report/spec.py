@@ -9,13 +9,35 @@ from typing import Any
 
 import yaml
 
+from recbole_oov.config.reading import shown
 from recbole_oov.errors import ConfigError
-from recbole_oov.report.carve import carve_validation
+from recbole_oov.report.space import Space, read_space
 
-_OF_PART = {"dataset", "seeds", "common", "models", "base", "carve", "options"}
+__all__ = ["Part", "Tune", "parts_of", "read_spec"]
+
+_OF_PART = {"dataset", "seeds", "common", "models", "base", "carve", "options", "tune", "tuned_from"}
 _KEYS = {"dataset", "output", "seeds", "common", "models", "k", "measure", "parts", "only", "reference"}
+_KEYS |= {"tune", "share_base", "jobs"}
+_OF_TUNE = {"trials", "seed", "sampler", "spaces"}
 _BASE = "$base"
 """Stands for the part's ``base`` in the models that parts share."""
+
+
+@dataclass(frozen=True)
+class Tune:
+    """How the rows of a part are tuned.
+
+    Attributes:
+        trials: Settings tried for each row, the first of them the options as given.
+        seed: Of the trials' training and of the drawing of settings.
+        sampler: ``tpe`` or ``random``.
+        spaces: By row; a row without one is not tuned.
+    """
+
+    trials: int
+    seed: int
+    sampler: str
+    spaces: dict[str, Space]
 
 
 @dataclass(frozen=True)
@@ -29,6 +51,8 @@ class Part:
     models: dict[str, dict[str, Any]]
     measure: str
     carve: dict[str, Any] | None = None
+    tune: Tune | None = None
+    tuned_from: str | None = None
 
 
 def read_spec(file: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,9 +79,14 @@ def read_spec(file: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
                 f"benchmark: {file}: parts.{name} needs a dataset, and may have "
                 f"{', '.join(sorted(_OF_PART - {'dataset'}))}"
             )
+    spec["folder"] = str(path.parent)
     common = {key: value for key, value in overrides.items() if key not in _KEYS}
     seeds = overrides.get("seeds")
+    given_tune = overrides.get("tune")
+    if isinstance(given_tune, Mapping):
+        overrides = {**overrides, "tune": {**(spec.get("tune") or {}), **given_tune}}
     spec |= {key: value for key, value in overrides.items() if key in _KEYS}
+    _check_switches(spec, file)
     only = spec.get("only")
     only = [name.strip() for name in only.split(",")] if isinstance(only, str) else only
     unknown = sorted(set(only or ()) - set(spec.get("parts") or {}))
@@ -65,23 +94,47 @@ def read_spec(file: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"benchmark: only: there is no part {unknown[0]!r}; there are {', '.join(spec.get('parts') or {})}"
         )
-    # Overrides of seeds hold for every part.
-    return {
+    # Overrides of seeds hold for every part, and so do those of the search.
+    whole = {
         "output": f"results/{path.stem}",
         "k": 10,
         "measure": "ranks",
+        "jobs": 1,
         **spec,
         "only": only,
         "given_seeds": seeds,
         "common": {**(spec.get("common") or {}), **common},
         "given": common,
+        "given_tune": given_tune,
     }
+    parts_of({**whole, "only": None})  # finds what is wrong with the searches
+    return whole
+
+
+def _check_switches(spec: Mapping[str, Any], file: str) -> None:
+    if not isinstance(spec.get("share_base", False), bool):
+        raise ConfigError(f"benchmark: {file}: share_base is {shown(spec['share_base'])}; it must be True or False")
+    jobs = spec.get("jobs", 1)
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+        raise ConfigError(f"benchmark: jobs is {shown(jobs)}; give a whole number of cells at a time, at least 1")
+    parts = spec.get("parts") or {}
+    for name, part in parts.items():
+        source = part.get("tuned_from")
+        if source is None:
+            continue
+        if source not in parts or source == name or parts[source].get("tuned_from") is not None:
+            raise ConfigError(
+                f"benchmark: {file}: parts.{name}: tuned_from is {shown(source)}; name a part that is tuned itself"
+            )
+        if "tune" in part:
+            raise ConfigError(f"benchmark: {file}: parts.{name}: tune and tuned_from exclude each other; keep one")
 
 
 def parts_of(spec: Mapping[str, Any]) -> list[Part]:
     """The parts of a file; one without a name where it is about one data set."""
     if not spec.get("parts"):
-        return [Part("", spec["dataset"], spec["seeds"], spec["common"], spec["models"], spec["measure"])]
+        tune = _tune_of(spec, spec.get("tune"), "tune")
+        return [Part("", spec["dataset"], spec["seeds"], spec["common"], spec["models"], spec["measure"], tune=tune)]
     parts = []
     for name, own in spec["parts"].items():
         if spec.get("only") and name not in spec["only"]:
@@ -97,19 +150,60 @@ def parts_of(spec: Mapping[str, Any]) -> list[Part]:
         }
         common = {**spec["common"], **(own.get("common") or {}), **(spec.get("given") or {})}
         seeds = spec.get("given_seeds") or own.get("seeds") or spec["seeds"]
-        parts.append(Part(name, own["dataset"], seeds, common, models, spec["measure"], own.get("carve")))
+        tune = None if own.get("tuned_from") else _tune_of_part(spec, name, own)
+        part = Part(name, own["dataset"], seeds, common, models, spec["measure"], own.get("carve"), tune)
+        parts.append(replace(part, tuned_from=own.get("tuned_from")))
     return parts
 
 
-def carved(cell: Any, spec: Mapping[str, Any]) -> Any:
-    """The cell on a published split whose validation part has been carved out of training, where its part says so.
+def _tune_of_part(spec: Mapping[str, Any], name: str, own: Mapping[str, Any]) -> Tune | None:
+    """The file's search with what the part changes; a given one is stronger than both, its spaces apart."""
+    whole = spec.get("tune")
+    if "tune" not in own or whole is False:
+        return _tune_of(spec, whole, "tune")
+    change, given = own["tune"], spec.get("given_tune")
+    if not isinstance(change, Mapping):
+        return _tune_of(spec, change, f"parts.{name}.tune")
+    whole = whole if isinstance(whole, Mapping) else {}
+    spaces = {**(whole.get("spaces") or {}), **(change.get("spaces") or {})}
+    both = {**whole, **change, **(given if isinstance(given, Mapping) else {}), "spaces": spaces}
+    return _tune_of(spec, both, f"parts.{name}.tune")
 
-    Validation then says for how many epochs to train, and the model that is tested is trained on all training rows.
-    """
-    carve = next((part.carve for part in parts_of({**spec, "only": None}) if part.name == cell.part), None)
-    if carve is None:
-        return cell
-    target = Path(spec["output"]) / "data"
-    carve_validation(Path(cell.options.get("data_path", "dataset/")) / cell.dataset, target, **carve)
-    three = {"data_path": str(target), "benchmark_filename": ["train", "valid", "test"]}
-    return replace(cell, options={**cell.options, **three}, refit=True)
+
+def _tune_of(spec: Mapping[str, Any], given: object, where: str) -> Tune | None:
+    if given is None or given is False:
+        return None
+    if not isinstance(given, Mapping) or "trials" not in given or not given.get("spaces"):
+        raise ConfigError(
+            f"benchmark: {where}: {shown(given)} is not allowed; it needs trials, a number, and spaces, search spaces "
+            f"by model, as in {{trials: 8, spaces: {{BPR: {{learning_rate: [0.001, 0.005]}}}}}}"
+        )
+    if set(given) - _OF_TUNE:
+        unknown = sorted(set(given) - _OF_TUNE)[0]
+        raise ConfigError(f"benchmark: {where}: unknown key {unknown!r}; known are {', '.join(sorted(_OF_TUNE))}")
+    numbers = {"trials": given["trials"], "seed": given.get("seed", 2020)}
+    for key, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < (key == "trials"):
+            least = "at least 1" if key == "trials" else "not below 0"
+            raise ConfigError(f"benchmark: {where}: {key} is {shown(value)}; it must be a whole number, {least}")
+    sampler = given.get("sampler", "tpe")
+    if sampler not in ("tpe", "random"):
+        raise ConfigError(f"benchmark: {where}: sampler is {shown(sampler)}; it must be tpe or random")
+    rows = {*spec["models"], *(row for part in (spec.get("parts") or {}).values() for row in _own_rows(part))}
+    names = rows | {str(entry.get("model")) for entry in spec["models"].values()}
+    spaces, problems = {}, []
+    for row, space in given["spaces"].items():
+        try:
+            if row not in names:
+                raise ConfigError(f"{where}.spaces: there is no row or model {row!r}; there are {', '.join(names)}")
+            spaces[row] = read_space(space, f"{where}.spaces.{row}", Path(spec["folder"]))
+        except ConfigError as error:
+            problems += [f"benchmark: {problem}" for problem in error.errors]
+    if problems:
+        raise ConfigError(problems)
+    return Tune(numbers["trials"], numbers["seed"], sampler, spaces)
+
+
+def _own_rows(part: Mapping[str, Any]) -> list[str]:
+    models = part.get("models")
+    return list(models) if isinstance(models, Mapping) else []

@@ -12,7 +12,7 @@ import yaml
 
 from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.registry import properties_folder
-from recbole_oov.report import benchmark as module
+from recbole_oov.report import measure
 from recbole_oov.report.benchmark import benchmark, cells_of, read_results, read_spec
 from recbole_oov.report.carve import carve_validation
 from recbole_oov.report.user_values import pack, unpack
@@ -61,8 +61,8 @@ def test_a_killed_sweep_runs_only_what_is_missing(
     lines = (output / "results.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (output / "results.jsonl").write_text("".join(lines[:-1]) + lines[-1][:50] + "\n", encoding="utf-8")
     ran: list[str] = []
-    stock = module.run_cell
-    monkeypatch.setattr(module, "run_cell", lambda cell, *rest: (ran.append(cell.name), stock(cell, *rest))[1])
+    stock = measure.run_cell
+    monkeypatch.setattr(measure, "run_cell", lambda cell, *rest: (ran.append(cell.name), stock(cell, *rest))[1])
     benchmark(file, {})
     assert ran == ["attention"]
     again = read_results(output / "results.jsonl")

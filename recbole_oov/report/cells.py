@@ -1,0 +1,82 @@
+"""The cells of a benchmark file: what is trained and measured once each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from recbole_oov.report.carve import carve_validation
+from recbole_oov.report.spec import parts_of
+
+__all__ = ["Cell", "as_given", "carved", "digest"]
+
+
+def digest(value: Any) -> str:
+    """16 digits that stand for a value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model with one seed on one data set.
+
+    Attributes:
+        tuned: What the search of its row chose; None where the row was not tuned. Does not identify the cell: the
+            settings that were chosen are among its options.
+    """
+
+    name: str
+    model: str
+    dataset: str
+    options: dict[str, Any]
+    part: str = ""
+    measure: str = "ranks"
+    refit: bool = False
+    tuned: dict[str, Any] | None = None
+
+    @property
+    def key(self) -> str:
+        """Identifies the cell by what decides its result."""
+        decides: list[Any] = [self.name, self.model, self.dataset, self.options]
+        if self.measure != "ranks":
+            # Where the data lies decides nothing.
+            options = {key: value for key, value in self.options.items() if key != "data_path"}
+            decides = [*decides[:3], options, self.measure, self.part]
+        return digest(decides)
+
+    @property
+    def label(self) -> str:
+        """Part and name."""
+        return f"{self.part}: {self.name}" if self.part else self.name
+
+
+def as_given(spec: Mapping[str, Any]) -> Iterator[Cell]:
+    """All cells with the options that the file gives.
+
+    One seed of every model comes before the next seed, so that an unfinished sweep is a fair one.
+    """
+    parts = parts_of(spec)
+    for at in range(max((len(part.seeds) for part in parts), default=0)):
+        for part in parts:
+            for name, entry in part.models.items() if at < len(part.seeds) else ():
+                own = {key: value for key, value in entry.items() if key != "model"}
+                options = {**part.common, **own, "seed": part.seeds[at]}
+                yield Cell(name, entry["model"], part.dataset, options, part.name, part.measure)
+
+
+def carved(cell: Cell, spec: Mapping[str, Any]) -> Cell:
+    """The cell on a published split whose validation part has been carved out of training, where its part says so.
+
+    Validation then says for how many epochs to train, and the model that is tested is trained on all training rows.
+    """
+    carve = next((part.carve for part in parts_of({**spec, "only": None}) if part.name == cell.part), None)
+    if carve is None:
+        return cell
+    target = Path(spec["output"]) / "data"
+    carve_validation(Path(cell.options.get("data_path", "dataset/")) / cell.dataset, target, **carve)
+    three = {"data_path": str(target), "benchmark_filename": ["train", "valid", "test"]}
+    return replace(cell, options={**cell.options, **three}, refit=True)

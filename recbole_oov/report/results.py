@@ -1,0 +1,55 @@
+"""Files of rows, one line of JSON each, that survive a kill and may be written by several processes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+__all__ = ["append_row", "locked", "read_results"]
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The rows so far; a last line that a kill cut short is left out."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                getLogger(__name__).warning("%s: an unfinished line is left out", path)
+    return rows
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """One whole line, whoever else writes to the file."""
+    with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        cut_short = path.stat().st_size > 0 and not _ends_in_newline(path)
+        file.write(("\n" if cut_short else "") + json.dumps(row, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _ends_in_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time; the lock of a process that is killed is gone with it.
+
+    Args:
+        path: A file for the lock, which is made and stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
