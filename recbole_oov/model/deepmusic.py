@@ -30,12 +30,22 @@ class DeepMusic(ColdStartRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.generator = content_network(self.content[self.iv_items], config["generator_sizes"], self.embedding_dim)
+        self.generator = content_network(
+            self.content[self.iv_items],
+            config["generator_sizes"],
+            self.embedding_dim,
+            dropout=config["generator_dropout"],
+        )
 
     @classmethod
     def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
         """What in a configuration cannot work, before any data is loaded."""
-        return super().config_problems(config) + size_problems(config, "generator_sizes")
+        problems = super().config_problems(config) + size_problems(config, "generator_sizes")
+        if not 0 <= config["generator_dropout"] < 1:
+            problems.append(
+                f"generator_dropout: {config['generator_dropout']!r} is not allowed; give a number from 0 to below 1"
+            )
+        return problems
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """The squared distance to the base model's embeddings, summed over dimensions, mean over items."""
@@ -47,6 +57,10 @@ class DeepMusic(ColdStartRecommender):
         """Embeddings by content, for items that are in no data set as well. (N, content_dim) -> (N, d)"""
         generated: Tensor = self.generator(content)
         return generated
+
+    def new_item_embeddings(self, content: Tensor) -> Tensor:
+        """(N, content_dim) -> (N, d)"""
+        return self.generate(content)
 
     def item_embeddings(self) -> Tensor:
         """(n_items, d)"""

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from recbole.data.interaction import Interaction
-from torch import Tensor
+from torch import Tensor, nn
 
+from recbole_oov.config.rules import is_number
 from recbole_oov.data.item_users import ItemUsers
 from recbole_oov.errors import ConfigError
+from recbole_oov.model.content_network import content_neighbours
 from recbole_oov.model.deepmusic import DeepMusic
 from recbole_oov.model.imagination import (
     STOP_RULES,
@@ -27,6 +29,9 @@ from recbole_oov.model.imagination import (
 )
 from recbole_oov.model.imagination_ppo import Critic, ImaginationSettings, Step, rollout
 from recbole_oov.model.ranking import RankingPotential, ranking_loss
+
+_ROWS = 1024
+"""Training items that are generated at a time where all are."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,21 @@ class USIM(DeepMusic):
         self._most_readers: int | None = config["max_item_users"]
         self._weight: float = config["reward_weight"]
         self._revisit: bool = config["revisit_users"]
+        self._n_neighbours: int = config["generator_neighbours"]
+        if self._n_neighbours:
+            self.neighbour_map = nn.Linear(self.embedding_dim, self.embedding_dim, bias=False)
+            nn.init.eye_(self.neighbour_map.weight)
+            self._place = torch.zeros_like(self.oov, dtype=torch.long)
+            self._place[self.iv_items] = torch.arange(len(self.iv_items), device=self._place.device)
         self.policy, self.critic = Policy(self.embedding_dim), Critic(self.embedding_dim)
         self.learns_to_imagine(False)
+        # Power, factor, unit of lengths: until validation has chosen them lengths stay as generated.
+        self.register_buffer("lengths", torch.tensor([0.0, 1.0, 1.0]))
         # Which stop rule and how many steps: until the policy has been trained none, and items stay where G puts them.
         self.register_buffer("stopping", torch.tensor([STOP_RULES.index("fixed"), 0]))
 
     stopping: Tensor
+    lengths: Tensor
 
     @classmethod
     def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
@@ -115,15 +129,66 @@ class USIM(DeepMusic):
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """The generator's: squared distances (Eq. 14), distances as in the code, or the ranking loss."""
-        if self._generator == "ranking":
-            targets = self.targets(interaction[self.ITEM_ID])
-            return ranking_loss(self.generate(self.content[interaction[self.ITEM_ID]]), targets, self.base_users)
-        if self.settings.switches.generator_loss == "paper":
-            return super().calculate_loss(interaction)
         items = interaction[self.ITEM_ID]
-        distance = self.generate(self.content[items]) - self.base_items[items]
-        loss: Tensor = distance.norm(dim=1).mean()
+        generated = self._generated(self.content[items], items)
+        if self._generator == "ranking":
+            return ranking_loss(generated, self.targets(items), self.base_users)
+        missing = generated - self.base_items[items]
+        loss: Tensor
+        if self.settings.switches.generator_loss == "paper":
+            loss = missing.square().sum(dim=1).mean()
+        else:
+            loss = missing.norm(dim=1).mean()
         return loss
+
+    def generate(self, content: Tensor, items: Tensor | None = None) -> Tensor:
+        r"""Embeddings by content, for items that are in no data set as well.
+
+        With lengths calibrated (:meth:`calibrate`) they are :math:`s\, (\lVert g \rVert / m)^q\, g` of what the
+        networks say, g, with m the mean length over training items.
+
+        Args:
+            content: (N, content_dim)
+            items: Ids where they are training items, which are not neighbours of themselves. (N,)
+
+        Returns:
+            (N, d)
+        """
+        power, factor, unit = self.lengths.unbind()
+        generated = self._generated(content, items)
+        lengths = generated.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        return generated if self._as_generated else factor * (lengths / unit) ** power * generated
+
+    @property
+    def _as_generated(self) -> bool:
+        return self.lengths[0] == 0 and bool(self.lengths[1] == 1)
+
+    @torch.no_grad()
+    def calibrate(self, power: float, factor: float) -> None:
+        """Set how long generated embeddings are; 0 and 1 leave them as they are.
+
+        Args:
+            power: q, from -1, where all are of one length, to 0, where differences stay.
+            factor: s, what all of them are multiplied by.
+        """
+        known = self.iv_items
+        unit = torch.cat(
+            [self._generated(self.content[items], items).norm(dim=1) for items in known.split(_ROWS)]
+        ).mean()
+        self.lengths.copy_(torch.stack([unit.new_tensor(power), unit.new_tensor(factor), unit.clamp_min(1e-12)]))
+        self.forget_tables()
+
+    def _generated(self, content: Tensor, items: Tensor | None = None) -> Tensor:
+        """What the networks say. Arguments as of :meth:`generate`. (N, d)"""
+        generated = super().generate(content)
+        if not self._n_neighbours:
+            return generated
+        known = self.iv_items
+        own = None if items is None else self._place[items]
+        places, weights = content_neighbours(content, self.content[known], self._n_neighbours, own)
+        near = (weights[:, :, None] * self.base_items[known[places]]).sum(dim=1)
+        added: Tensor = self.neighbour_map(near)
+        return generated + added
 
     # ---- the space ----
 
@@ -142,9 +207,9 @@ class USIM(DeepMusic):
         users, items = (table.square().sum(dim=1).mean().sqrt() for table in known)
         return users, items
 
-    def starts(self, content: Tensor) -> Tensor:
-        """h_0, in the space's units. (N, content_dim) -> (N, d)"""
-        return self.generate(content) / self.units()[1]
+    def starts(self, content: Tensor, items: Tensor | None = None) -> Tensor:
+        """h_0, in the space's units. Arguments as of :meth:`generate`. (N, content_dim) -> (N, d)"""
+        return self.generate(content, items) / self.units()[1]
 
     def targets(self, items: Tensor, draw: torch.Generator | None = None) -> Targets:
         """Embeddings and users of training items; of an item's users ``max_item_users`` at most, drawn at random.
@@ -175,8 +240,9 @@ class USIM(DeepMusic):
     @torch.no_grad()
     def try_out(self, items: Tensor, users: UserSpace, draw: torch.Generator) -> tuple[Targets, list[list[Step]]]:
         """Sequences for some training items, for the policy to learn from. (B,)"""
+        self.generator.eval()  # it is trained, and drops nothing any more
         targets = self.targets(items, draw)
-        start = self.starts(self.content[items])
+        start = self.starts(self.content[items], items)
         potential = self.potential(targets, users, start)
         rollouts = [
             rollout(start, targets, potential, self.policy, users, self.settings, draw)
@@ -209,12 +275,16 @@ class USIM(DeepMusic):
             revisit=self._revisit,
         )
 
+    def new_item_embeddings(self, content: Tensor) -> Tensor:
+        """Where imagination leaves items that start at G(c). (N, content_dim) -> (N, d)"""
+        if self.stop_rule[1] == 0:
+            return self.generate(content)
+        sequences = self.sequences(self.starts(content))
+        return sequences.ends(sequences.lengths(*self.stop_rule)) * self.units()[1]
+
     def item_embeddings(self) -> Tensor:
         """(n_items, d)"""
-        if self.stop_rule[1] == 0:
-            return super().item_embeddings()
-        sequences = self.sequences(self.starts(self.content[self.oov]))
-        return self.with_base_items(sequences.ends(sequences.lengths(*self.stop_rule)) * self.units()[1])
+        return self.with_base_items(self.new_item_embeddings(self.content[self.oov]))
 
     @torch.no_grad()
     def imagine(self, item_content: Tensor, items: Tensor | None = None) -> Imagination:
@@ -234,7 +304,9 @@ class USIM(DeepMusic):
         content = torch.atleast_2d(item_content).to(self.content)
         if content.shape[1] != self.content_dim:
             raise ValueError(f"content is {content.shape[1]} numbers wide; the model was trained on {self.content_dim}")
-        start = self.starts(content)
+        if items is not None and (len(items) != len(content) or not torch.isin(items, self.iv_items).all()):
+            raise ValueError("items: give one training item for each row of content; others have no rewards")
+        start = self.starts(content, items)
         sequences = self.sequences(start)
         lengths = sequences.lengths(*self.stop_rule)
         width = int(lengths.max()) if len(lengths) else 0
@@ -255,8 +327,6 @@ class USIM(DeepMusic):
         )
 
     def _rewards(self, path: Tensor, items: Tensor) -> Tensor:
-        if len(items) != len(path) or not torch.isin(items, self.iv_items).all():
-            raise ValueError("items: give one training item for each row of content; others have no rewards")
         draw = torch.Generator(device=path.device).manual_seed(0)
         potential = self.potential(self.targets(items, draw), self.user_space(), path[:, 0])
         left = torch.stack([potential(path[:, t]) for t in range(path.shape[1])], dim=1)
@@ -314,12 +384,20 @@ def option_problems(config: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"stop_steps: {stop_steps!r} is not allowed; give a number from 0 to imagination_steps, {steps}"
         )
+    for key in ("length_powers", "length_factors"):
+        if not isinstance(config[key], list | tuple) or not config[key] or not all(map(is_number, config[key])):
+            problems.append(f"{key}: {config[key]!r} is not allowed; give a list of numbers to choose from")
     for key, known in _WORDS.items():
         if config[key] not in known:
             problems.append(f"{key}: {config[key]!r} is not known; there are {' and '.join(known)}")
     most = config["max_item_users"]
     if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
         problems.append(f"max_item_users: {most!r} is not allowed; give a whole number of at least 1, or None for all")
+    neighbours = config["generator_neighbours"]
+    if not isinstance(neighbours, int) or isinstance(neighbours, bool) or neighbours < 0:
+        problems.append(
+            f"generator_neighbours: {neighbours!r} is not allowed; give a whole number of training items, 0 for none"
+        )
     for key in ("imagination_candidates", "rollouts", "ppo_updates", "imagination_batch_size"):
         if not isinstance(config[key], int) or config[key] < 1:
             problems.append(f"{key}: {config[key]!r} is not allowed; give a whole number of at least 1")

@@ -13,6 +13,7 @@ from recbole.utils import init_seed
 from recbole_oov.compat import load_checkpoint
 from recbole_oov.data.item_loader import ItemLoader
 from recbole_oov.evaluation.dot_product import dot_product_ndcg
+from recbole_oov.evaluation.groups import group_of
 from recbole_oov.model.imagination import STOP_RULES, Sequences, StopRule
 from recbole_oov.model.imagination_ppo import RecPPO, Step
 from recbole_oov.trainer.cold_start import ColdStartTrainer, Stage, result_table
@@ -101,11 +102,31 @@ class USIMTrainer(ColdStartTrainer):
         if saved:
             best = load_checkpoint(self.saved_model_file, self.config["device"])
             self.model.load_state_dict(best["state_dict"])
+        if self.config["calibrate_lengths"] and valid_data:
+            with self.stage("lengths", self.config["model"], verbose=verbose) as stage:
+                stage.valid_result = self._calibrate(valid_data, verbose=verbose)
         with self.stage("imagination", self.config["model"], verbose=verbose) as stage:
             self._imagination(stage, valid_data, verbose=verbose, show_progress=show_progress)
         if saved:
             self._save_checkpoint(self.epochs - 1, verbose=verbose)
         return self.best_valid_score, self.best_valid_result
+
+    def _calibrate(self, valid_data: Any, *, verbose: bool) -> dict[str, float]:
+        """Choose how long generated embeddings are: first what changes the order among OOV items, then what does not."""
+        metric, config = str(self.valid_metric), self.config
+        found: dict[tuple[float, float], dict[str, float]] = {}
+
+        def score(power: float, factor: float, name: str) -> float:
+            self.model.calibrate(power, factor)
+            found[power, factor] = dict(self.evaluate(valid_data, load_best_model=False))
+            return (1 if self.valid_metric_bigger else -1) * found[power, factor][name]
+
+        power = max(config["length_powers"], key=lambda power: score(power, 1.0, metric))
+        overall = metric.removeprefix(f"{group_of(metric)}_")
+        factor = max(config["length_factors"], key=lambda factor: score(power, factor, overall))
+        self.model.calibrate(power, factor)
+        self._log(f"lengths: power {power:g} and factor {factor:g} are best on validation", verbose)
+        return found[power, factor]
 
     def _imagination(self, stage: Stage, valid_data: Any, *, verbose: bool, show_progress: bool) -> None:
         """Train the policy, and leave the model with what was best."""

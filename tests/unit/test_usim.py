@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from recbole_oov.compat import load_checkpoint
 from recbole_oov.errors import ConfigError
+from recbole_oov.model.content_network import content_neighbours
 from recbole_oov.model.imagination import STOP_RULES
 from recbole_oov.model.usim import USIM
 from recbole_oov.runner import Experiment, prepare
@@ -290,6 +292,9 @@ def test_a_brand_new_item_is_imagined_and_ends_where_the_same_item_in_the_data_d
         ({"imagination_candidates": 0}, "imagination_candidates: 0 is not allowed"),
         ({"discount": 1.5}, "discount: 1.5 is not allowed"),
         ({"step_rate": 0.0}, "step_rate: 0.0 is not allowed"),
+        ({"length_powers": []}, "length_powers: .* list of numbers"),
+        ({"generator_neighbours": -1}, "generator_neighbours: -1 is not allowed"),
+        ({"generator_dropout": 1.0}, "generator_dropout: 1.0 is not allowed"),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_data_loads(folder: Path, option: Any, message: str) -> None:
@@ -300,3 +305,69 @@ def test_options_that_cannot_work_are_refused_before_data_loads(folder: Path, op
 def test_more_candidates_than_users_are_refused_before_training(folder: Path) -> None:
     with pytest.raises(ConfigError, match="imagination_candidates: 1000 are more than the 60 users"):
         experiment(folder, imagination_candidates=1000)
+
+
+def test_a_training_item_is_no_neighbour_of_its_own(folder: Path) -> None:
+    """Else the generator would be given in training what it is to say."""
+    model = model_of(trained(folder, generator_neighbours=1000, epochs=1, imagination_epochs=0))
+    items = model.iv_items[:5]
+    before = model.generate(model.content[items], items)
+    alone = model.base_items.clone()
+    for row, item in enumerate(items.tolist()):
+        model.base_items.copy_(alone)
+        model.base_items[item] = torch.nan
+        assert torch.equal(model.generate(model.content[items], items)[row], before[row])
+        assert model.generate(model.content[items]).isnan()[row].any()  # as a new item it would be
+
+
+def test_neighbours_are_training_items_and_count_by_their_cosine() -> None:
+    known = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
+    places, weights = content_neighbours(torch.tensor([[3.0, 4.0], [1.0, 0.0]]), known, k=2)
+    assert places.tolist()[0] == [1, 0]
+    torch.testing.assert_close(weights[0], torch.tensor([0.64, 0.36]))
+    torch.testing.assert_close(weights[1], torch.tensor([1.0, 0.0]))
+    places, weights = content_neighbours(known, known, k=5, own=torch.arange(3))
+    assert [sorted(row) for row in places.tolist()] == [[1, 2], [0, 2], [0, 1]]
+    assert weights.sum() == 0  # at right angles or opposite
+
+
+def test_neighbours_move_where_new_items_start(folder: Path) -> None:
+    made = trained(folder, generator_neighbours=3, generator_dropout=0.3, generator_objective="ranking")
+    model = model_of(made)
+    content = model.content[model.oov]
+    near = model.generate(content) - super(USIM, model).generate(content)
+    assert near.norm(dim=1).min() > 0
+    assert model.generate(content[:0]).shape == (0, model.embedding_dim)
+    assert made.trainer.best_valid_result["oov_ndcg@5"] > 0.2
+
+
+def test_lengths_are_chosen_on_validation_and_kept(folder: Path) -> None:
+    made = trained(
+        folder, generator_objective="ranking", calibrate_lengths=True, imagination_epochs=0, length_powers=[-1.0, 0.0]
+    )
+    stages = {stage.name: stage.valid_result for stage in made.trainer.stages}
+    model, metric = model_of(made), "oov_ndcg@5"
+    power, factor, unit = model.lengths.tolist()
+    assert stages["lengths"][metric] >= stages["generator"][metric]
+    assert stages["lengths"]["ndcg@5"] >= stages["generator"]["ndcg@5"] or power != 0
+    assert stages["imagination"] == stages["lengths"]
+    lengths = {}
+    for q in (0.0, -1.0):
+        model.calibrate(q, 2.0)
+        lengths[q] = items_of(model)[model.oov].norm(dim=1)
+    torch.testing.assert_close(lengths[-1.0], torch.full_like(lengths[-1.0], 2 * unit))  # all of one length
+    assert lengths[0.0].std() > 0
+    model.calibrate(power, factor)
+    read = experiment(folder, generator_objective="ranking", calibrate_lengths=True)
+    read.model.load_state_dict(load_checkpoint(made.trainer.saved_model_file, "cpu")["state_dict"])
+    read.model.eval()
+    assert torch.equal(items_of(read.model), items_of(model))
+
+
+def test_lengths_are_read_off_training_items_alone(folder: Path) -> None:
+    model = model_of(trained(folder, epochs=1, imagination_epochs=0))
+    model.calibrate(-0.5, 1.5)
+    before = model.lengths.clone()
+    model.content[model.oov] = torch.nan
+    model.calibrate(-0.5, 1.5)
+    assert torch.equal(before, model.lengths)
