@@ -21,7 +21,7 @@ from recbole.config import Config
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import ModelType
 
-from recbole_oov import compat, registry
+from recbole_oov import compat, processes, registry
 from recbole_oov.config import checks, content, sampling
 from recbole_oov.config.keys import KnownKeys
 from recbole_oov.config.places import BUNDLED, dataset_folder, dataset_problems
@@ -303,24 +303,28 @@ class OOVConfig(Config):
     def _init_device(self) -> None:
         """RecBole's choice of device, but ``use_gpu: False`` holds, and processes without CUDA talk through gloo."""
         final = self.final_config_dict
-        several = "local_rank" in final
-        if final["use_gpu"] and several:
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(final["gpu_id"])  # before CUDA is asked for the first time
-        if final["use_gpu"] and not (several and not torch.cuda.is_available()):
-            named = len(str(final["gpu_id"]).split(","))
-            if several and named < final["nproc"]:
-                raise ConfigError(f"gpu_id: {named} named for nproc: {final['nproc']}; name one for each, as in 0,1")
+        if "local_rank" in final:
+            self._join_the_others()
+        elif final["use_gpu"]:
             super()._init_device()
-            return
-        final["device"] = torch.device("cpu")
-        final["single_spec"] = not several
-        final.setdefault("local_rank", 0)
-        if several:
-            torch.distributed.init_process_group(
-                backend="gloo",
-                rank=final["local_rank"] + final.get("offset", 0),
-                world_size=final["world_size"],
-                init_method=f"tcp://{final['ip']}:{final['port']}",
-            )
-            if final["local_rank"] != 0:
-                final.update(state="error", show_progress=False, verbose=False)
+        else:
+            final.update(device=torch.device("cpu"), single_spec=True, local_rank=0)
+
+    def _join_the_others(self) -> None:
+        """One of several processes: on GPUs each takes the one of its number among those that ``gpu_id`` names."""
+        final = self.final_config_dict
+        final["single_spec"], final["device"] = False, torch.device("cpu")
+        all_gpus = processes.torchrun_group() is not None and "gpu_id" not in self.external_config_dict
+        if final["use_gpu"] and not all_gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(final["gpu_id"])  # before CUDA is asked for the first time
+        if final["use_gpu"] and torch.cuda.is_available():
+            n = torch.cuda.device_count() if all_gpus else len(str(final["gpu_id"]).split(","))
+            if n < final["nproc"]:
+                raise ConfigError(
+                    f"gpu_id: {n} {'there' if all_gpus else 'named'} for nproc: {final['nproc']}; name one for each, "
+                    f"as in 0,1, start fewer processes, or give use_gpu: False"
+                )
+            final["device"] = torch.device("cuda", final["local_rank"])
+            torch.cuda.set_device(final["local_rank"])
+        processes.quiet(final)
+        processes.join_group(final, "gloo" if final["device"].type == "cpu" else "nccl")

@@ -216,6 +216,7 @@ RULES: dict[str, Rule] = {
     # models
     "hidden_act": one_of("gelu", "relu", "swish", "tanh", "sigmoid"),
     # the plugin
+    "process_timeout": whole(1),
     "train_positions": one_of("last", "all"),
     "window_stride": NONE | whole(1),
     "resume": FLAG | Rule("a checkpoint's path", lambda v: isinstance(v, str) and v.endswith(".json")),

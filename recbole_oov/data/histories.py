@@ -12,6 +12,7 @@ from recbole.data.interaction import Interaction
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from recbole_oov.data.shares import own_part
 from recbole_oov.errors import DataError
 
 NEXT_ITEMS = "next_items"
@@ -85,6 +86,17 @@ class Histories:
         """The items of the user at ``index`` in ``user_ids``, oldest first."""
         return self.items[self.offsets[index] : self.offsets[index + 1]]
 
+    def newest(self, users: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """The newest items of given users, oldest first, 0 after them. (B,) ids -> (B, length), (B,) how many"""
+        ids = users.cpu().numpy()
+        at = np.minimum(np.searchsorted(self.user_ids, ids), len(self) - 1)
+        ends = self.offsets[at + 1]
+        lengths = np.where(self.user_ids[at] == ids, np.minimum(ends - self.offsets[at], length), 0)
+        columns = np.arange(length)
+        places = np.minimum((ends - lengths)[:, None] + columns, len(self.items) - 1)
+        items = np.where(columns < lengths[:, None], self.items[places], 0)
+        return torch.from_numpy(items).to(users.device), torch.from_numpy(lengths).to(users.device)
+
     def item_counts(self) -> np.ndarray:
         """How often each item was interacted with in training. (n_items,)"""
         return np.bincount(self.items, minlength=self.n_items)
@@ -129,7 +141,10 @@ class WindowLoader:
             ``train_batch_size`` counts one prefix a row, that is one target a row, so the two mean the same.
         seed: Seeds the order of windows, together with the epoch's number.
         shuffle: Draw a new order each epoch.
-        share: (rank, processes) in a multi-process run: every process takes its share of the windows.
+        share: (rank, processes) in a multi-process run: every process takes its share of each batch's windows.
+
+    Attributes:
+        part: Of the latest batch's targets, the part that is this process's.
     """
 
     def __init__(
@@ -149,10 +164,8 @@ class WindowLoader:
         self.user_field, self.list_field, self.length_field = user_field, list_field, length_field
         self.batch_size, self.shuffle = batch_size, shuffle
         self._generator = torch.Generator().manual_seed(seed)
-        rank, processes = share
-        self.users, self.inputs, self.targets, self.lengths = (
-            part[rank::processes] for part in _windows(histories, length, stride)
-        )
+        self.share, self.part = share, 1.0
+        self.users, self.inputs, self.targets, self.lengths = _windows(histories, length, stride)
         self._supervised = (self.targets > 0).sum(dim=1)
         self.sampler = self  # RecBole's trainer calls ``sampler.set_epoch`` in multi-process runs
 
@@ -172,7 +185,8 @@ class WindowLoader:
         n = len(self.users)
         order = torch.randperm(n, generator=self._generator) if self.shuffle else torch.arange(n)
         batch_of = torch.cumsum(self._supervised[order], dim=0).sub(1).div(self.batch_size, rounding_mode="floor")
-        for index in torch.split(order, torch.unique_consecutive(batch_of, return_counts=True)[1].tolist()):
+        for whole in torch.split(order, torch.unique_consecutive(batch_of, return_counts=True)[1].tolist()):
+            index, self.part = own_part(whole, self._supervised[whole], self.share)
             longest = int(self.lengths[index].max())
             yield Interaction(
                 {

@@ -6,6 +6,7 @@ one group of items to several. The metrics themselves stay RecBole's.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -158,9 +159,7 @@ class GroupedCollector(Collector):
         users = interaction[self.config["USER_ID_FIELD"]] if self.batch_users is None else self.batch_users
         self._users.append(users.cpu())
         cases = self._next_cases(len(scores_tensor)).to(scores_tensor.device)
-        positive_u, positive_i = positive_u.to(scores_tensor.device), positive_i.to(scores_tensor.device)
-        is_positive = torch.zeros(scores_tensor.shape, dtype=torch.bool, device=scores_tensor.device)
-        is_positive[positive_u, positive_i] = True
+        positives = _Positives(scores_tensor, positive_u, positive_i)
 
         k = max(self.topk)
         best: dict[str, tuple[Tensor, Tensor]] = {}
@@ -173,8 +172,8 @@ class GroupedCollector(Collector):
                 # The best of all items are among the best of either group.
                 values, ids = (torch.cat([best[IV][n], best[OOV][n]], dim=1) for n in (0, 1))
                 best[group] = fair_topk(values, min(k, ids.shape[1]), cases, ids, self._seed)
-            own = is_positive if group == OVERALL else is_positive[:, items]
-            self._collect_ranking(group, part, own, is_positive, best[group][1])
+            own = positives if group == OVERALL else positives.among(items)
+            self._collect_ranking(group, part, own, positives.hits(best[group][1]), best[group][1])
 
     def _next_cases(self, n: int) -> Tensor:
         """The numbers of the next ``n`` cases; where none were announced, they are counted."""
@@ -193,18 +192,15 @@ class GroupedCollector(Collector):
         is_oov = self._oov_mask.to(scores.device)
         return {IV: everything[~is_oov & (everything > 0)], OOV: everything[is_oov], OVERALL: everything}
 
-    def _collect_ranking(self, group: str, scores: Tensor, own: Tensor, is_positive: Tensor, best: Tensor) -> None:
-        n_positives = own.sum(dim=1, keepdim=True)
-        self._keep(group, "targets", n_positives)
+    def _collect_ranking(self, group: str, scores: Tensor, own: _Positives, hits: Tensor, best: Tensor) -> None:
+        self._keep(group, "targets", own.counts)
         if self.register.need("rec.items"):
             self._keep(group, "rec.items", _padded(best, max(self.topk)))
         if self.register.need("rec.topk"):
-            hits = _padded(is_positive.gather(1, best).int(), max(self.topk))
-            self._keep(group, "rec.topk", torch.cat([hits, n_positives.int()], dim=1))
+            self._keep(group, "rec.topk", torch.cat([_padded(hits.int(), max(self.topk)), own.counts.int()], dim=1))
         if self.register.need("rec.meanrank"):
-            rank_sum = _mean_ranks(scores, own)
             n_candidates = (scores > -torch.inf).sum(dim=1, keepdim=True)
-            self._keep(group, "rec.meanrank", torch.cat([rank_sum, n_candidates, n_positives], dim=1))
+            self._keep(group, "rec.meanrank", torch.cat([_mean_ranks(scores, own), n_candidates, own.counts], dim=1))
 
     def _collect_values(self, scores: Tensor, interaction: Any) -> None:
         """Labelled data: one score a row, grouped by the row's item."""
@@ -228,10 +224,10 @@ class GroupedCollector(Collector):
     def get_data_struct(self) -> Any:
         """All groups of the evaluation that has ended, for :class:`GroupedEvaluator`; the next one starts empty."""
         static = super().get_data_struct()
-        if not self._parts:
+        if not self._parts and self.config["single_spec"]:
             return static  # a trainer that collects in its own way, as those of decision trees
         parts = {group: {name: torch.cat(own) for name, own in kept.items()} for group, kept in self._parts.items()}
-        users = torch.cat(self._users).numpy()
+        users = torch.cat(self._users).numpy() if self._users else np.zeros(0, dtype=np.int64)
         if not self.config["single_spec"]:
             users, parts = _from_all_processes(users, torch.cat(self._numbers) if self._numbers else None, parts)
         self.begin(np.zeros(0, dtype=np.int64), self.n_items)
@@ -280,16 +276,14 @@ class GroupedCollector(Collector):
 def _from_all_processes(
     users: np.ndarray, cases: Tensor | None, parts: dict[str, dict[str, Tensor]]
 ) -> tuple[np.ndarray, dict[str, dict[str, Tensor]]]:
-    """What all processes of a run collected, each case once, in the cases' order.
-
-    torch's distributed sampler repeats a few cases so that every process has as many.
-    """
+    """What all processes of a run collected, each case once, in the cases' order."""
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, (users, cases, parts))
+    gathered = [own for own in gathered if own[2]]  # with few cases, some process may have none
     users = np.concatenate([own for own, _, _ in gathered])
     merged = {
         group: {name: torch.cat([own[group][name] for _, _, own in gathered]) for name in kept}
-        for group, kept in parts.items()
+        for group, kept in gathered[0][2].items()
     }
     if any(own is None for _, own, _ in gathered):
         return users, merged  # labelled rows have no numbers
@@ -302,10 +296,50 @@ def _padded(values: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(values, (0, width - values.shape[1]))
 
 
-def _mean_ranks(scores: Tensor, is_positive: Tensor) -> Tensor:
+class _Positives:
+    """The positives of a batch of scores, as places: a table of all (row, item) would cost more than the ranking.
+
+    Args:
+        scores: (B, M)
+        rows: Row of each positive; a pair that comes twice counts once. (P,)
+        columns: Its column. (P,)
+    """
+
+    def __init__(self, scores: Tensor, rows: Tensor, columns: Tensor) -> None:
+        self.shape = scores.shape
+        self.keys = torch.unique(rows.to(scores.device) * scores.shape[1] + columns.to(scores.device))  # sorted
+        self.rows, self.columns = self.keys // self.shape[1], self.keys % self.shape[1]
+
+    @property
+    def counts(self) -> Tensor:
+        """Positives of each row. (B, 1)"""
+        return torch.bincount(self.rows, minlength=self.shape[0])[:, None]
+
+    def hits(self, columns: Tensor) -> Tensor:
+        """Whether some columns of each row are positives. (B, k) -> (B, k) bool"""
+        wanted = torch.arange(self.shape[0], device=columns.device)[:, None] * self.shape[1] + columns
+        if not len(self.keys):
+            return torch.zeros_like(wanted, dtype=torch.bool)
+        found: Tensor = self.keys[torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)]
+        return found == wanted
+
+    def among(self, items: Tensor) -> _Positives:
+        """Those in some columns, ascending, which are counted anew. (M',)"""
+        place = torch.full((self.shape[1],), -1, device=items.device)
+        place[items] = torch.arange(len(items), device=items.device)
+        columns = place[self.columns]
+        kept = columns >= 0
+        part = copy.copy(self)
+        part.shape = torch.Size((self.shape[0], len(items)))
+        part.rows, part.columns = self.rows[kept], columns[kept]
+        part.keys = part.rows * len(items) + part.columns
+        return part
+
+
+def _mean_ranks(scores: Tensor, positives: _Positives) -> Tensor:
     """Sum of the positives' ranks, 1 for the best, ties at their mean. (B, 1) float64"""
-    rows, columns = is_positive.nonzero(as_tuple=True)  # row by row
-    n_positives = is_positive.sum(dim=1)
+    rows, columns = positives.rows, positives.columns  # row by row
+    n_positives = positives.counts[:, 0]
     first = n_positives.cumsum(0) - n_positives
     place = torch.arange(len(rows), device=scores.device) - first[rows]
     own = scores.new_zeros(len(scores), max(1, int(n_positives.max())))

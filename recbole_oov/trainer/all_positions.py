@@ -17,6 +17,7 @@ from torch import Tensor
 
 from recbole_oov.data.histories import NEXT_ITEMS, Histories, WindowLoader
 from recbole_oov.errors import ConfigError
+from recbole_oov.processes import share_of
 from recbole_oov.trainer.evaluation import EvaluationMixin
 
 _TOLERANCE = 1e-3
@@ -77,7 +78,6 @@ class OOVLLMRecTrainer(AllPositionMixin, EvaluationMixin, Trainer):
 def window_loader(config: Any, dataset: Any) -> WindowLoader:
     """The windows over a training split, as the configuration asks for them."""
     length = config["MAX_ITEM_LIST_LENGTH"]
-    share = (0, 1) if config["single_spec"] else (config["local_rank"] + config["offset"], config["world_size"])
     return WindowLoader(
         Histories.from_train(dataset),
         user_field=dataset.uid_field,
@@ -88,7 +88,7 @@ def window_loader(config: Any, dataset: Any) -> WindowLoader:
         batch_size=config["train_batch_size"],
         seed=config["seed"],
         shuffle=config["shuffle"],
-        share=share,
+        share=share_of(config),
     )
 
 

@@ -23,6 +23,7 @@ from recbole.trainer import Trainer
 from torch import Tensor
 
 from recbole_oov.errors import ConfigError
+from recbole_oov.processes import share_of, sum_of_all
 from recbole_oov.sampler.base_models import BaseModel, base_model_of, check_learns_from_negatives
 from recbole_oov.sampler.choice import Sampler, get_sampler
 from recbole_oov.sampler.drawing import Drawing, read_sampler
@@ -124,8 +125,6 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             What was done, and the weights the final training starts from; None for those at the beginning.
         """
         config = self.config
-        if not config["single_spec"]:
-            raise ConfigError("nproc: the search for a sampler runs in one process; leave nproc out")
         self._check_validation(valid_data)
         self._know(train_data)
         samplers = self._samplers()
@@ -136,7 +135,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         self._steering = Steering(
             held[self.model.USER_ID],
             held[self.model.ITEM_ID],
-            self._new_pools(),
+            NegativePools.from_train(train_data._dataset, device=config["device"], seed=config["seed"]),
             batch_size=config["steering_batch_size"],
             n_negatives=config["steering_negatives"],
             seed=config["seed"],
@@ -191,7 +190,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         for epoch in range(config["search_epochs"]):
             mixture.weights = architecture.probabilities(epoch).detach()
             step = _AlphaSteps(self, mixture, architecture, epoch, config["alpha_every"])
-            Trainer._train_epoch(self, self._begin_epoch(epoch), epoch, step.loss, False)
+            super(PoolSamplingMixin, self)._train_epoch(self._begin_epoch(epoch), epoch, step.loss, False)
             for at in architecture.end_epoch(epoch):
                 report.dropped[report.samplers[at]] = epoch
             report.trajectory.append(architecture.trajectory[-1])
@@ -208,7 +207,10 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         """h_k of a training batch against a batch of steering rows. (K,)"""
         valid, negatives = self._steering.batch(self.model.USER_ID, self.model.ITEM_ID)
         n = len(mixture.drawings)
-        return gradient_products(self._base, interaction, candidates, valid, negatives, n)
+        own = gradient_products(self._base, interaction, candidates, valid, negatives, n)
+        # The steering rows are the same in all processes: the mean is the product with the whole batch's gradient.
+        part = self._positives.part if self._positives is not None else 1.0
+        return sum_of_all(self.config, part * own)
 
     # ---- the comparison ----
 
@@ -246,7 +248,8 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             self._positives.generator.set_state(contender.state["loader"])  # type: ignore[union-attr]
         every = max(1, int(self.config["eval_step"]))
         for at in range(1, epochs + 1):
-            Trainer._train_epoch(self, self._begin_epoch(contender.epochs), contender.epochs, contender.drawing.loss)
+            loader = self._begin_epoch(contender.epochs)
+            super(PoolSamplingMixin, self)._train_epoch(loader, contender.epochs, contender.drawing.loss)
             contender.epochs += 1
             if at % every == 0 or at == epochs:
                 contender.score = max(contender.score, self._selection_score(valid_data))
@@ -279,7 +282,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         check_learns_from_negatives(base, rows[torch.arange(min(64, len(rows)))].to(device))
         self._base: BaseModel = base
         self._new_pools: Callable[[], NegativePools] = lambda: NegativePools.from_train(
-            dataset, device=device, seed=config["seed"]
+            dataset, device=device, seed=config["seed"] + share_of(config)[0]
         )
         self._new_loader: Callable[[], PositiveLoader] = lambda: positive_loader(config, rows, pairwise=base.pairwise)
 
@@ -338,6 +341,8 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         self.optimizer.load_state_dict(copy.deepcopy(optimizer if optimizer is not None else self._new_optimizer))
 
     def _show(self, report: SearchReport) -> None:
+        if share_of(self.config)[0]:
+            return
         logger = getLogger()
         for line in report_lines(report):
             logger.info(line)

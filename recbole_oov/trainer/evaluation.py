@@ -11,6 +11,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import EvaluatorType
 from torch import Tensor
+from torch.utils.data import DistributedSampler
 
 from recbole_oov.data.histories import seen_matrix
 from recbole_oov.data.leaks import check_leaks
@@ -18,6 +19,7 @@ from recbole_oov.data.oov_split import oov_options
 from recbole_oov.errors import ConfigError, RecBoleOOVError
 from recbole_oov.evaluation.checks import check_evaluation
 from recbole_oov.evaluation.groups import Evaluation, GroupedCollector, GroupedEvaluator
+from recbole_oov.processes import from_first, share_of
 
 _MIB = 1 << 20
 
@@ -68,7 +70,7 @@ class EvaluationMixin:
         """Tell the trainer what it needs to evaluate without ``fit``: histories to mask, OOV items, item counts."""
         self._train_data, self._valid_data = train_data, valid_data
         self._seen: dict[str, Any] = {}
-        self._batches: dict[int, _MemoryBatches] = {}
+        self._batches: dict[tuple[int, int], _MemoryBatches] = {}
         split = getattr(train_data._dataset, "oov_split", None)
         self._use_groups(split.mask if split is not None else None)
         self.eval_collector.data_collect(train_data)
@@ -86,17 +88,21 @@ class EvaluationMixin:
         if self._train_data is None and oov_options(self.config) is not None:
             raise ConfigError("evaluate: call trainer.remember(train_data, valid_data) first; it tells OOV items apart")
         self._phase, self._batch = "valid" if eval_data is self._valid_data else "test", -1
+        cases = own_cases(eval_data, share_of(self.config))
+        self.eval_collector.begin(cases, eval_data._dataset.item_num)
         if isinstance(eval_data, FullSortEvalDataLoader):
             eval_data = self._in_memory(eval_data)
-        self.eval_collector.begin(np.fromiter(eval_data.sampler, dtype=np.int64), eval_data._dataset.item_num)
+        elif isinstance(eval_data.sampler, DistributedSampler):
+            eval_data = _OwnBatches(eval_data, cases)
         evaluate: Any = super().evaluate  # type: ignore[misc]
         return evaluate(eval_data, load_best_model, model_file, show_progress)
 
     def _in_memory(self, loader: Any) -> _MemoryBatches:
-        known = getattr(self, "_batches", {})
-        if id(loader) not in known:
-            known[id(loader)] = _MemoryBatches(loader, self._cases_at_once(loader))
-        batches: _MemoryBatches = known[id(loader)]
+        cases = own_cases(loader, share_of(self.config))
+        known, key = getattr(self, "_batches", {}), (id(loader), len(cases))
+        if key not in known:
+            known[key] = _MemoryBatches(loader, self._cases_at_once(loader), cases)
+        batches: _MemoryBatches = known[key]
         return batches
 
     def _cases_at_once(self, loader: Any) -> int:
@@ -139,8 +145,8 @@ class EvaluationMixin:
         return interaction, scores, positive_u, positive_i
 
     def _map_reduce(self, result: Any, num_sample: Any) -> Any:
-        """Nothing is left to merge: the collector has put the cases of all processes together."""
-        return result
+        """The collector has merged all cases already. All processes go by one result, so that they stop together."""
+        return from_first(self.config, result)
 
     def _seen_by(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """(row of the batch, item) of all that the batch's users have seen."""
@@ -176,21 +182,21 @@ class _MemoryBatches(FullSortEvalDataLoader):
     Args:
         loader: RecBole's loader.
         n: Cases in a batch.
+        cases: The cases that are evaluated. (C,)
     """
 
-    def __init__(self, loader: Any, n: int) -> None:
+    def __init__(self, loader: Any, n: int, cases: np.ndarray) -> None:
         # Not a loader of its own: nothing of the base class's construction is wanted, only what it is.
         self.__dict__.update(loader.__dict__)
-        self._loader, self._n = loader, n
+        self._loader, self._n, self._cases = loader, n, cases
         self._flat: tuple[_Ragged, _Ragged] | None = None
 
     def __len__(self) -> int:
-        return -(-len(self._loader.sampler) // self._n)
+        return -(-len(self._cases) // self._n)
 
     def __iter__(self) -> Iterator[Any]:
-        cases = np.fromiter(self._loader.sampler, dtype=np.int64)
-        for start in range(0, len(cases), self._n):
-            yield self._batch(cases[start : start + self._n])
+        for start in range(0, len(self._cases), self._n):
+            yield self._batch(self._cases[start : start + self._n])
 
     def _batch(self, cases: np.ndarray) -> Any:
         loader = self._loader
@@ -203,6 +209,37 @@ class _MemoryBatches(FullSortEvalDataLoader):
         interaction = loader.user_df[slice(cases[0], cases[-1] + 1) if consecutive else torch.from_numpy(cases)]
         history, positive = (flat.rows(cases) for flat in self._flat)
         return interaction, history, *positive
+
+
+class _OwnBatches:
+    """The batches of another evaluation loader of RecBole's, with a process's cases.
+
+    Args:
+        loader: RecBole's loader.
+        cases: The cases. (C,)
+    """
+
+    def __init__(self, loader: Any, cases: np.ndarray) -> None:
+        self._loader, self._cases, self._dataset = loader, cases, loader._dataset
+
+    def __len__(self) -> int:
+        return -(-len(self._cases) // int(self._loader.step))
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self._cases), self._loader.step):
+            yield self._loader.collate_fn(self._cases[start : start + self._loader.step])
+
+
+def own_cases(loader: Any, share: tuple[int, int]) -> np.ndarray:
+    """Numbers of the cases that a process evaluates: every n-th, none twice. (C,)
+
+    Args:
+        loader: A loader of RecBole's. Where it gives each process a part, it repeats cases until all have as many.
+        share: Which process, of how many.
+    """
+    if isinstance(loader.sampler, DistributedSampler):
+        return np.arange(share[0], loader.sample_size, share[1])
+    return np.fromiter(loader.sampler, dtype=np.int64)
 
 
 class _Ragged:

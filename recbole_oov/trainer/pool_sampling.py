@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_oov.data.shares import own_part
+from recbole_oov.processes import share_of
 from recbole_oov.sampler.base_models import base_model_of, check_learns_from_negatives
 from recbole_oov.sampler.drawing import Drawing, read_sampler
 from recbole_oov.sampler.pools import NegativePools
@@ -27,7 +29,10 @@ class PositiveLoader:
         seed: Of the order, the same in every process of a group.
         device: Where batches are made.
         shuffle: Whether the order is random.
-        share: This process and the number of processes; each takes every n-th row.
+        share: This process and the number of processes; each takes every n-th row of each batch.
+
+    Attributes:
+        part: Of the latest batch, the part that is this process's.
     """
 
     def __init__(
@@ -41,22 +46,22 @@ class PositiveLoader:
         share: tuple[int, int] = (0, 1),
     ) -> None:
         self.rows, self.batch_size, self.share = rows.to(device).interaction, batch_size, share
+        self.part = 1.0
         self._n = len(rows)
         self.shuffle = False  # RecBole would ask for torch's sampler
         self._random_order = shuffle
         self.generator = torch.Generator(device=device).manual_seed(seed)
 
     def __len__(self) -> int:
-        rank, world = self.share
-        return -(-len(range(rank, self._n, world)) // self.batch_size)
+        return -(-self._n // self.batch_size)
 
     def __iter__(self) -> Iterator[Interaction]:
         device = self.generator.device
         order = torch.arange(self._n, device=device)
         if self._random_order:
             order = torch.randperm(self._n, generator=self.generator, device=device)
-        rank, world = self.share
-        for index in order[rank::world].split(self.batch_size):
+        for whole in order.split(self.batch_size):
+            index, self.part = own_part(whole, torch.ones(len(whole)), self.share)
             # Column by column: indexing an Interaction makes a Python list of the index first.
             yield Interaction({name: column[index] for name, column in self.rows.items()})
 
@@ -94,8 +99,7 @@ class PoolSamplingMixin:
         rows = dataset.inter_feat
         rows = rows if isinstance(rows, Interaction) else Interaction(rows)
         check_learns_from_negatives(base, rows[torch.arange(min(64, len(rows)))].to(config["device"]))
-        rank = 0 if config["single_spec"] else config["local_rank"] + config["offset"]
-        pools = NegativePools.from_train(dataset, device=config["device"], seed=config["seed"] + rank)
+        pools = NegativePools.from_train(dataset, device=config["device"], seed=config["seed"] + share_of(config)[0])
         sampler, options = read_sampler(config["sampler"])
         self.drawing = Drawing(sampler, options, base, pools)
         self._positives = positive_loader(config, rows, pairwise=base.pairwise)
@@ -118,15 +122,15 @@ class PoolSamplingMixin:
 def positive_loader(config: Any, rows: Interaction, *, pairwise: bool) -> PositiveLoader:
     """The training rows in batches as large as RecBole's.
 
-    ``train_batch_size`` counts rows with their negatives for models that learn point by point, as it does for RecBole.
+    ``train_batch_size`` counts rows with their negatives for models that learn point by point, as it does for RecBole,
+    and those of all processes together.
     """
     size = config["train_batch_size"]
-    single = config["single_spec"]
     return PositiveLoader(
         rows,
         batch_size=size if pairwise else max(1, size // 2),
         seed=config["seed"],
         device=config["device"],
         shuffle=config["shuffle"],
-        share=(0, 1) if single else (config["local_rank"] + config["offset"], config["world_size"]),
+        share=share_of(config),
     )

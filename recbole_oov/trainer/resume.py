@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from recbole_oov.checkpoints import CheckpointError, store
 from recbole_oov.checkpoints.values import Encoder
 from recbole_oov.errors import ConfigError
+from recbole_oov.processes import from_all, from_first, share_of
 from recbole_oov.trainer.state import (
     Watch,
     data_fingerprint,
@@ -57,7 +58,9 @@ class ResumeMixin:
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)  # type: ignore[call-arg]
-        self.saved_model_file = str(_unused(Path(self.saved_model_file).with_suffix(store.SUFFIX)))
+        # Each process would name the file by its own clock, and the first one writes it.
+        name = str(_unused(Path(self.saved_model_file).with_suffix(store.SUFFIX)))
+        self.saved_model_file = from_first(config, name)
         self._history: list[dict[str, Any]] = []
         self._epoch = 0
         if config["resume"] and (reason := cannot_resume(self)):
@@ -69,7 +72,7 @@ class ResumeMixin:
         self, train_data: Any, valid_data: Any = None, verbose: bool = True, saved: bool = True, *args: Any, **more: Any
     ) -> Any:
         fit: Any = super().fit  # type: ignore[misc]
-        if not saved or not self.config["single_spec"] or cannot_resume(self):
+        if not saved or cannot_resume(self):
             if self.continue_from is not None:
                 raise ConfigError("resume: a run that saves nothing cannot be continued; call it with saved=True")
             return fit(train_data, valid_data, verbose, saved, *args, **more)
@@ -128,8 +131,11 @@ class ResumeMixin:
         return bool(step) and epoch % step == 0
 
     def _save_progress(self, epoch: int) -> None:
+        own, *others = from_all(self.config, self._own_state())
+        if share_of(self.config)[0]:
+            return
         try:
-            store.save(self._state(epoch), self._progress_file, whole=True)
+            store.save({**self._state(epoch), **own, "others": others}, self._progress_file, whole=True)
         except CheckpointError as error:
             getLogger().warning(f"the run goes on, but could not be continued from here: {error}")
 
@@ -153,6 +159,11 @@ class ResumeMixin:
             "attributes": changed,
             "steppers": {name: stepper.state_dict() for name, stepper in self._steppers.items()},
             "in_use": {name: by_identity[id(stepper)] for name, stepper in steppers.items()},
+        }
+
+    def _own_state(self) -> dict[str, Any]:
+        """What each of several processes has of its own: all that is random."""
+        return {
             "sampling": self.sampling_state() if hasattr(self, "sampling_state") else {},
             "random": random_state(),
             "generators": {path: generator_state(g) for path, g in generators(self._roots()).items()},
@@ -180,7 +191,16 @@ class ResumeMixin:
                 f"resume: the run {path} has done {state['epoch']} epochs already, and epochs is {self.epochs}; "
                 f"give more epochs"
             )
-        self._check_best(state["best_model"], path)
+        rank, n = share_of(self.config)
+        others = state["others"]
+        if 1 + len(others) != n:
+            raise ConfigError(
+                f"resume: {path} is a run of {1 + len(others)} processes, this one of {n}; start as many as then"
+            )
+        if rank == 0:
+            self._check_best(state["best_model"], path)
+        else:
+            state |= others[rank - 1]
         self.saved_model_file = str(model_file(path))
         put_back(self._owners, self._registered(), {"trainer": state["trainer"], **state["attributes"]})
         self.model.load_state_dict(state["state_dict"])

@@ -12,6 +12,7 @@ from recbole_oov.checkpoints import CheckpointError
 from recbole_oov.checkpoints.store import read_manifest
 from recbole_oov.checkpoints.values import Encoder
 from recbole_oov.errors import ConfigError
+from recbole_oov.processes import on_first
 
 PROGRESS = ".progress.json"
 """What the name of an unfinished run's state ends in, beside ``NAME.json``, its best model."""
@@ -28,6 +29,7 @@ _WITHOUT_INFLUENCE = frozenset(
         ),  # what else is written
         *("show_progress", "state", "verbose", "data_checks", "leak_guard"),  # what is said
         *("gpu_id", "nproc", "world_size", "ip", "port", "group_offset", "offset", "local_rank", "eval_memory"),
+        *("single_spec", "process_timeout"),
         *("epochs", "resume", "resume_step"),
     ]
 )
@@ -61,10 +63,11 @@ def unfinished_run(config: Any) -> Path | None:
     resume = config["resume"]
     if not resume:
         return None
-    if not config["single_spec"]:
-        raise ConfigError("resume: a run of several processes cannot be continued; leave resume out, or nproc")
-    if isinstance(resume, str):
-        return _named(resume, config)
+    # One answer for all processes of a run, also where their clocks differ, or one finds another file.
+    return on_first(config, lambda: _named(resume, config) if isinstance(resume, str) else _newest(config))
+
+
+def _newest(config: Any) -> Path | None:
     options = options_of(config)
     for path in sorted(_candidates(config), key=lambda path: path.stat().st_mtime, reverse=True):
         try:

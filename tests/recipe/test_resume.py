@@ -17,14 +17,13 @@ from nursery import Nursery, nursery
 from recbole.trainer import trainer as recbole_trainer
 
 import recbole_oov
-from recbole_oov.checkpoints import CheckpointError, files, load
+from recbole_oov.checkpoints import CheckpointError, files, load, store
 from recbole_oov.cli import main
 from recbole_oov.compat import load_checkpoint
 from recbole_oov.errors import ConfigError
 from recbole_oov.runner import prepare
 from recbole_oov.trainer.resume import ResumeMixin, cannot_resume
 from recbole_oov.trainer.state import random_state
-from recbole_oov.trainer.unfinished import unfinished_run
 
 SEQUENTIAL = {"hidden_size": 16, "inner_size": 16, "n_heads": 2, "n_layers": 1, "MAX_ITEM_LIST_LENGTH": 8}
 WALKS = {"walks_per_node": 2, "walk_length": 8, "walk_epochs": 1, "walk_dim": 8, "n_clusters": 3}
@@ -315,9 +314,16 @@ def test_other_trainers_of_recbole_can_be_resumed(name: str) -> None:
     assert cannot_resume(object.__new__(kind)) is None
 
 
-def test_several_processes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="a run of several processes cannot be continued"):
-        unfinished_run({"resume": True, "single_spec": False})
+def test_a_run_of_several_processes_is_continued_by_as_many(options: Callable[..., dict[str, Any]]) -> None:
+    given = options("BPR", epochs=3)
+    made = prepare(config_dict=given, argv=[])
+    made.trainer._begin(made.train_data, made.valid_data)
+    made.trainer._save_progress(1)
+    state = store.load(made.trainer._progress_file)
+    store.save({**state, "others": [{}]}, made.trainer._progress_file)
+    again = prepare(config_dict={**given, "resume": True}, argv=[])
+    with pytest.raises(ConfigError, match="is a run of 2 processes, this one of 1; start as many as then"):
+        again.trainer.fit(again.train_data, again.valid_data)
 
 
 def test_wrong_values_are_reported_with_all_others(options: Callable[..., dict[str, Any]]) -> None:

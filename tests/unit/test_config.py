@@ -499,6 +499,7 @@ def test_several_processes_without_cuda_talk_through_gloo(monkeypatch: pytest.Mo
     assert config["device"] == torch.device("cpu")
     assert config["single_spec"] is False
     assert config["show_progress"] is False
+    assert asked.pop("timeout").total_seconds() == config["process_timeout"] == 600
     assert asked == {"backend": "gloo", "rank": 3, "world_size": 4, "init_method": "tcp://localhost:5678"}
 
 

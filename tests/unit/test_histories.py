@@ -63,16 +63,6 @@ def test_every_target_counts_once_with_its_context(
     assert loader.n_targets == sum(n - 1 for n in lengths)
 
 
-def test_processes_share_the_windows() -> None:
-    lists = [[u * 100 + t for t in range(9)] for u in range(1, 6)]
-    parts = [
-        {int(t) for batch in loader_of(lists, 3, 2, 4, share=(rank, 2)) for t in batch[NEXT_ITEMS].flatten() if t}
-        for rank in (0, 1)
-    ]
-    assert not parts[0] & parts[1]
-    assert len(parts[0] | parts[1]) == 5 * 8
-
-
 def test_batches_hold_about_as_many_targets_as_asked_for() -> None:
     lists = [[u * 100 + t for t in range(11)] for u in range(1, 41)]
     sizes = [int((batch[NEXT_ITEMS] > 0).sum()) for batch in loader_of(lists, 10, 5, 100)]
