@@ -15,16 +15,25 @@ class TokenTree(nn.Module):
     out. A target is learned among its own cluster's leaves, so its cost grows with the size of a cluster, not with the
     number of items.
 
+    Items that nothing is learned from can be *placed* in the tree. They are in no denominator, neither in training nor
+    in scoring: their score is the logarithm of what they would weigh beside the others, plus ``offset``, and the
+    others' scores are what they would be without them. The token of a placed item was never learned; the mean of its
+    cluster's takes its place (:meth:`with_means`).
+
     Args:
         item_cluster: Cluster of every item, padding (row 0) included. (n_items,)
         n_clusters: K; clusters without items are allowed.
+        placed: True for placed items; None for none. (n_items,) bool
 
     Attributes:
-        members: Item ids by cluster and slot, 0 where a cluster has fewer items. (K, R)
+        members: Item ids by cluster and slot, placed ones last, 0 where a cluster has fewer items. (K, R)
         slot: An item's place among its cluster's items. (n_items,)
-        by_cluster: All item ids, cluster after cluster. (n_items - 1,)
-        sizes: Items of each cluster. K
-        empty: Whether a cluster has no item (only users, or nobody): it cannot come next. (K,)
+        by_cluster: All item ids but placed ones, cluster after cluster.
+        sizes: Items of each cluster, without placed ones. K
+        empty: Whether a cluster has no item (only users, or nobody, or placed ones): it cannot come next. (K,)
+        placed: As given; None for none.
+        offset: What is added to the score of placed items. Nothing was learned of their popularity, so that there is no
+            telling from training alone how their scores stand beside the others'.
     """
 
     members: Tensor
@@ -32,26 +41,31 @@ class TokenTree(nn.Module):
     empty: Tensor
     by_cluster: Tensor
     item_cluster: Tensor
+    placed: Tensor | None
 
-    def __init__(self, item_cluster: Tensor, n_clusters: int) -> None:
+    def __init__(self, item_cluster: Tensor, n_clusters: int, placed: Tensor | None = None) -> None:
         super().__init__()
         real = torch.arange(1, len(item_cluster), device=item_cluster.device)
-        order = real[torch.argsort(item_cluster[1:], stable=True)]
-        sizes = torch.bincount(item_cluster[1:], minlength=n_clusters)
-        start = sizes.cumsum(0) - sizes
+        is_placed = torch.zeros_like(item_cluster, dtype=torch.bool) if placed is None else placed
+        key = 2 * item_cluster + is_placed
+        order = real[torch.argsort(key[1:], stable=True)]
         slot = torch.zeros_like(item_cluster)
-        slot[order] = torch.arange(len(order), device=order.device) - start[item_cluster[order]]
-        members = item_cluster.new_zeros(n_clusters, int(sizes.max()))
+        slot[order] = _places(item_cluster[order], n_clusters)
+        members = item_cluster.new_zeros(n_clusters, int(slot.max()) + 1)
         members[item_cluster[order], slot[order]] = order
+        by_cluster = order[~is_placed[order]]
+        sizes = torch.bincount(item_cluster[by_cluster], minlength=n_clusters)
         self.register_buffer("members", members, persistent=False)
         self.register_buffer("slot", slot, persistent=False)
         self.register_buffer("empty", sizes == 0, persistent=False)
-        self.register_buffer("by_cluster", order, persistent=False)
+        self.register_buffer("by_cluster", by_cluster, persistent=False)
         self.sizes: list[int] = sizes.tolist()
         self.register_buffer("item_cluster", item_cluster.clone(), persistent=False)
+        self.register_buffer("placed", None if placed is None else placed.clone(), persistent=False)
+        self.offset = 0.0
 
     def nll(self, cluster_logits: Tensor, states: Tensor, leaves: Tensor, targets: Tensor) -> Tensor:
-        """Negative log-likelihood of each target item.
+        """Negative log-likelihood of each target item, none of them placed.
 
         Args:
             cluster_logits: (N, K)
@@ -78,6 +92,35 @@ class TokenTree(nn.Module):
         cluster_nll = F.cross_entropy(self._of_items(cluster_logits), cluster, reduction="none")
         return cluster_nll + torch.empty_like(leaf_nll).index_put((order,), leaf_nll)
 
+    def cluster_log_probs(self, cluster_logits: Tensor) -> Tensor:
+        """Log p(cluster | history); that of a cluster without items is the least finite number. (B, K) -> (B, K)"""
+        return self._of_items(cluster_logits).log_softmax(dim=-1)
+
+    def leaf_log_probs(self, branches: Tensor, leaves: Tensor, clusters: Tensor) -> Tensor:
+        """Log p(item | history, cluster) of the items of given clusters.
+
+        Args:
+            branches: The state at each of the given cluster tokens, had it come next. (B, C, d)
+            leaves: Output vector of every item. (n_items, d)
+            clusters: (B, C), or (C,) where they are the same for all rows.
+
+        Returns:
+            (B, C, R) by slot, the least finite number where there is no item.
+        """
+        members = self.members[clusters]
+        if clusters.dim() == 1:
+            logits = torch.bmm(branches.transpose(0, 1), leaves[members].transpose(1, 2)).transpose(0, 1)
+            members = members[None]
+        else:
+            logits = (leaves[members] @ branches[..., None]).squeeze(-1)
+        least = torch.finfo(logits.dtype).min
+        logits = logits.masked_fill(members == 0, least)
+        if self.placed is None:
+            return logits.log_softmax(dim=-1)
+        is_placed = self.placed[members]
+        of_learned = logits.masked_fill(is_placed, least).logsumexp(dim=-1, keepdim=True)
+        return (logits + self.offset * is_placed - of_learned).masked_fill(members == 0, least)
+
     def log_probs(self, cluster_logits: Tensor, branches: Tensor, leaves: Tensor) -> Tensor:
         """Exact log-probability of every item.
 
@@ -89,19 +132,86 @@ class TokenTree(nn.Module):
         Returns:
             (B, n_items); the padding item's column is the least finite number.
         """
-        leaf_log_probs = self._leaf_logits(branches.transpose(0, 1), leaves).log_softmax(dim=-1)
-        scores = self._of_items(cluster_logits).log_softmax(dim=-1)[:, self.item_cluster]
-        scores = scores + leaf_log_probs[self.item_cluster, :, self.slot].T
+        every = torch.arange(len(self.members), device=self.members.device)
+        leaf_log_probs = self.leaf_log_probs(branches, leaves, every)
+        scores = self.cluster_log_probs(cluster_logits)[:, self.item_cluster]
+        scores = scores + leaf_log_probs[:, self.item_cluster, self.slot]
         scores[:, 0] = torch.finfo(scores.dtype).min
         return scores
+
+    def log_weights(
+        self, cluster_logits: Tensor, branches: Tensor, leaves: Tensor, new_leaves: Tensor, new_clusters: Tensor
+    ) -> Tensor:
+        """What items outside the tree would score, were they placed in it.
+
+        Args:
+            cluster_logits, branches, leaves: As of :meth:`log_probs`.
+            new_leaves: Output vectors of the new items. (N, d)
+            new_clusters: Their clusters, none of them without items. (N,)
+
+        Returns:
+            (B, N)
+        """
+        blocks = leaves[self.by_cluster].split(self.sizes)
+        scores = branches.new_empty(len(branches), len(new_leaves))
+        cluster_log_probs = self.cluster_log_probs(cluster_logits)
+        for cluster in torch.unique(new_clusters).tolist():
+            here = new_clusters == cluster
+            of_learned = (branches[:, cluster] @ blocks[cluster].T).logsumexp(dim=1, keepdim=True)
+            of_new = branches[:, cluster] @ new_leaves[here].T
+            scores[:, here] = cluster_log_probs[:, cluster, None] + of_new - of_learned
+        return scores + self.offset
+
+    def log_mixtures(
+        self,
+        cluster_logits: Tensor,
+        branches: Tensor,
+        leaves: Tensor,
+        tokens: Tensor,
+        new_vectors: Tensor,
+        log_shares: Tensor,
+    ) -> Tensor:
+        """As :meth:`log_weights`, of items of which only the probability of their being in each cluster is known.
+
+        Args:
+            cluster_logits, branches, leaves: As of :meth:`log_probs`.
+            tokens: What a new item's output vector has of each cluster. (K, d)
+            new_vectors: What it has of its own. (N, d)
+            log_shares: Log-probabilities of the clusters; those without items are left out. (N, K)
+
+        Returns:
+            (B, N)
+        """
+        blocks = leaves[self.by_cluster].split(self.sizes)
+        cluster_log_probs = self.cluster_log_probs(cluster_logits)
+        scores = branches.new_full((len(branches), len(new_vectors)), torch.finfo(branches.dtype).min)
+        for cluster in (~self.empty).nonzero().squeeze(1).tolist():
+            of_learned = (branches[:, cluster] @ blocks[cluster].T).logsumexp(dim=1, keepdim=True)
+            of_new = branches[:, cluster] @ (tokens[cluster] + new_vectors).T
+            weights = cluster_log_probs[:, cluster, None] + of_new - of_learned
+            scores = torch.logaddexp(scores, weights + log_shares[:, cluster])
+        return scores + self.offset
+
+    def cluster_means(self, vectors: Tensor) -> Tensor:
+        """Mean over each cluster's items, without placed ones; zero where there are none. (n_items, d) -> (K, d)"""
+        cluster = self.item_cluster[self.by_cluster]
+        sums = vectors.new_zeros(len(self.members), vectors.shape[1]).index_add(0, cluster, vectors[self.by_cluster])
+        return sums / torch.bincount(cluster, minlength=len(sums)).clamp_min(1)[:, None]
+
+    def with_means(self, vectors: Tensor) -> Tensor:
+        """Vectors of all items in which placed ones have the mean of their cluster. (n_items, d)"""
+        if self.placed is None:
+            return vectors
+        return torch.where(self.placed[:, None], self.cluster_means(vectors)[self.item_cluster], vectors)
 
     def _of_items(self, cluster_logits: Tensor) -> Tensor:
         return cluster_logits.masked_fill(self.empty, torch.finfo(cluster_logits.dtype).min)
 
-    def _leaf_logits(self, states: Tensor, leaves: Tensor) -> Tensor:
-        """(K, N, d) states of each cluster → (K, N, R) logits of its items, the least finite number where none is."""
-        logits = torch.bmm(states, leaves[self.members].transpose(1, 2))
-        return logits.masked_fill((self.members == 0)[:, None], torch.finfo(logits.dtype).min)
+
+def _places(clusters: Tensor, n_clusters: int) -> Tensor:
+    """Of clusters in ascending order: which place each entry has among those of its cluster, from 0. (N,)"""
+    sizes = torch.bincount(clusters, minlength=n_clusters)
+    return torch.arange(len(clusters), device=clusters.device) - (sizes.cumsum(0) - sizes)[clusters]
 
 
 def sibling_mask(key_mask: Tensor, n_siblings: int) -> Tensor:

@@ -81,7 +81,17 @@ class OOVVocabulary:
 
     def names(self, n_fine: int) -> list[str]:
         """The tokens' text: ``<CT0>`` … for clusters, then ``n_fine`` fine ones, ``<1001>`` …"""
-        return [f"<CT{c}>" for c in range(self.n_clusters)] + [f"<{1001 + r}>" for r in range(n_fine)]
+        return [cluster_token(c) for c in range(self.n_clusters)] + [fine_token(r) for r in range(n_fine)]
+
+
+def cluster_token(cluster: int) -> str:
+    """The token that names a cluster."""
+    return f"<CT{cluster}>"
+
+
+def fine_token(fine: int) -> str:
+    """The fine token at a place, from 0; the first is 1001, as in META ID's code."""
+    return f"<{1001 + fine}>"
 
 
 def clustered(

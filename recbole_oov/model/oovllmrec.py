@@ -8,22 +8,37 @@ Reference:
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
+from recbole_oov.data.content import item_content
 from recbole_oov.data.histories import NEXT_ITEMS, Histories
+from recbole_oov.data.oov_split import oov_mask
 from recbole_oov.data.text import item_texts, missing_text_problem
 from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.lm.backbone import TinySettings, add_oov_tokens, check_backbone, tiny_backbone, tiny_tokenizer
+from recbole_oov.lm.beam import as_scores, beam_search
+from recbole_oov.lm.explanation import TokenExplanation, explain_by_occlusion
+from recbole_oov.lm.placement import Guess, Placement, placed
 from recbole_oov.lm.prompts import Template, load_prompts
 from recbole_oov.lm.scoring import TokenTree, sibling_mask, sibling_positions, token_positions
-from recbole_oov.lm.vocabulary import OOVVocabulary, WalkSettings, clustered, shuffled
+from recbole_oov.lm.token_scores import token_scores, training_ratings
+from recbole_oov.lm.vocabulary import (
+    OOVVocabulary,
+    WalkSettings,
+    cluster_token,
+    clustered,
+    fine_token,
+    shuffled,
+)
 
 
 class OOVLLMRec(SequentialRecommender):
@@ -38,6 +53,7 @@ class OOVLLMRec(SequentialRecommender):
     """
 
     recommends_for_oov_items = False
+    recommends_for_histories = True  # with the padding user's tokens, those of the cluster of users without training
     needs_content = False
     needs_text = False
     needs_base_model = False
@@ -71,7 +87,13 @@ class OOVLLMRec(SequentialRecommender):
         self.n_words = len(self.word_tokenizer)
         self.text_ids = self._text_ids(texts, config["item_text_tokens"] if self.prompts.item_text else 0)
         self.words = {words: torch.tensor(self.word_tokenizer.encode(words)) for words in self.prompts.words}
-        self._set_vocabulary(_make_vocabulary(config, histories))
+        self.histories = histories
+        self.decoding, self.n_beams = config["decoding"], config["n_beams"]
+        self.placement: Placement | None = None
+        vocabulary = _make_vocabulary(config, histories)
+        if config["oov_items"] != "reserved":
+            vocabulary = self._place(config, dataset, vocabulary)
+        self._set_vocabulary(vocabulary)
 
     @classmethod
     def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
@@ -82,12 +104,24 @@ class OOVLLMRec(SequentialRecommender):
                 check()
             except ConfigError as error:
                 problems += error.errors
-        for key, allowed in (("rank_tokens", ("shared", "own")), ("oov_tokens", ("clustered", "random"))):
+        for key, allowed in _CHOICES.items():
             if config[key] not in allowed:
                 problems.append(f"{key}: {config[key]!r} is not one of {', '.join(allowed)}")
         if config["hidden_size"] % config["n_heads"]:
             problems.append(f"n_heads: {config['n_heads']} does not divide hidden_size {config['hidden_size']}")
-        for key in ("n_clusters", "walks_per_node", "walk_length", "walk_window", "walk_dim", "walk_epochs"):
+        by_content = config["oov_items"] in ("placed", "spread")
+        if by_content and not config["item_augmentation"]:
+            problems.append(
+                f"item_augmentation: 0 leaves oov_items: {config['oov_items']} nothing that tells a cluster's new "
+                f"items apart; give 1, or oov_items: reserved"
+            )
+        if by_content and config["oov_tokens"] == "random":
+            problems.append("oov_tokens: random has no clusters to place items in; give oov_items: reserved")
+        if config["oov_items"] == "spread" and config["decoding"] == "beam":
+            problems.append(
+                "decoding: beam ends in one cluster, and oov_items: spread has new items in all; give oov_items: placed"
+            )
+        for key in ("n_clusters", "walks_per_node", "walk_length", "walk_window", "walk_dim", "walk_epochs", "n_beams"):
             if not isinstance(config[key], int) or config[key] < 1:
                 problems.append(f"{key}: {config[key]!r} is not allowed; give a whole number, at least 1")
         return problems
@@ -102,6 +136,21 @@ class OOVLLMRec(SequentialRecommender):
                 encoded = self.word_tokenizer.encode(text)[:width]
                 ids[item, : len(encoded)] = torch.tensor(encoded, dtype=torch.long)
         return ids
+
+    def _place(self, config: Any, dataset: Any, vocabulary: OOVVocabulary) -> OOVVocabulary:
+        """Give items without training interactions a place by their content."""
+        oov = torch.from_numpy(oov_mask(dataset))
+        content = item_content(config, dataset)
+        placement = Placement(content, vocabulary, oov, spread=config["oov_items"] == "spread")
+        self.logger.info(
+            f"{int(oov.sum())} items without training interactions are placed by their content, which explains "
+            f"{placement.explained:.1%} of what training items' walk vectors differ in"
+        )
+        vocabulary = placed(vocabulary, placement)
+        self.placement = placement.to(self.device)
+        self.recommends_for_oov_items = self.recommends_new_items = self.needs_content = True
+        self._calibrated = False
+        return vocabulary
 
     def _set_vocabulary(self, vocabulary: OOVVocabulary) -> None:
         """Build every part whose shape follows from the OOV vocabulary."""
@@ -124,7 +173,8 @@ class OOVLLMRec(SequentialRecommender):
         blocks[0] = 0  # the padding item is no token at all
         self.register_buffer("item_blocks", blocks.to(self.device), persistent=False)
         self.register_buffer("user_tokens", user_ids.to(self.device), persistent=False)
-        self.tree = TokenTree(vocabulary.item_cluster.to(self.device), self.n_clusters)
+        oov = None if self.placement is None else self.placement.oov
+        self.tree = TokenTree(vocabulary.item_cluster.to(self.device), self.n_clusters, oov)
         prefix = max(self._prefix_length(template) for template in self.prompts.seen + self.prompts.unseen)
         self.backbone = tiny_backbone(
             self.settings,
@@ -159,6 +209,9 @@ class OOVLLMRec(SequentialRecommender):
         vectors = F.embedding(tokens, self._table())
         if self.item_augmentation:
             extra = self.item_augmentation * self.item_map_in(self.oov_item_vectors[items])
+            if self.placement is not None and not self.training:
+                fine = self._table()[self.item_blocks[:, 1]]
+                extra = extra + (self.tree.with_means(fine) - fine)[items]
             start, width = prefix.shape[1], blocks.shape[2]
             history = vectors[:, start:].unflatten(1, (items.shape[1], width))
             history = torch.cat([history[:, :, :1], history[:, :, 1:2] + extra[:, :, None], history[:, :, 2:]], dim=2)
@@ -176,9 +229,16 @@ class OOVLLMRec(SequentialRecommender):
 
     def _leaves(self) -> Tensor:
         """Output vectors of all items: those of their fine tokens. (n_items, d)"""
-        fine: Tensor = self.backbone.get_input_embeddings().weight[self.item_blocks[:, 1]]
+        fine = self._fine()
+        if self.placement is not None and not self.training:
+            fine = self.tree.with_means(fine)
         if self.item_augmentation:
             fine = fine + self.item_augmentation * self.item_map_out(self.oov_item_vectors)
+        return fine
+
+    def _fine(self) -> Tensor:
+        """Output vectors of all items' fine tokens, as they were learned. (n_items, d)"""
+        fine: Tensor = self.backbone.get_input_embeddings().weight[self.item_blocks[:, 1]]
         return fine
 
     # --- learning -------------------------------------------------------------------------------------------------
@@ -226,34 +286,181 @@ class OOVLLMRec(SequentialRecommender):
     # --- scoring --------------------------------------------------------------------------------------------------
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Exact log-probability of every item as the next one. (B, n_items)"""
+        """Log-probability of every item as the next one. (B, n_items)
+
+        Exact, or with ``decoding: beam`` that of the ``n_beams`` items which beam search finds, and the least finite
+        number for all others.
+        """
+        self._calibrate()
+        if self.decoding == "beam":
+            return as_scores(*self._beams(interaction), self.n_items)
+        return self._scores(self._branches(interaction))
+
+    def _scores(self, states: tuple[Tensor, Tensor]) -> Tensor:
+        """Exact scores of all items from what :meth:`_branches` gives. (B, n_items)"""
+        scores = self.tree.log_probs(*states, self._leaves())
+        if self.placement is not None and self.placement.spread:
+            oov = self.placement.oov.nonzero().squeeze(1)
+            scores = scores.index_copy(1, oov, self._weights(states, self.placement.of_items(oov)))
+        return scores
+
+    def _beams(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
+        """What beam search finds: scores and items. (B, n_beams) each"""
+
+        def branches_of(clusters: Tensor) -> Tensor:
+            return self._branches(interaction, clusters)[1]
+
+        first, _ = self._branches(interaction, interaction[self.USER_ID].new_empty(len(interaction), 0))
+        return beam_search(self.tree, first, branches_of, self._leaves(), self.n_beams)
+
+    def _branches(self, interaction: Interaction, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits of the next cluster (B, K), and the states at all cluster tokens, or at chosen ones (B, C), had each
+        come next (B, C, d).
+        """
         users, items = interaction[self.USER_ID], interaction[self.ITEM_SEQ]
         items = items[:, : int(interaction[self.ITEM_SEQ_LEN].max())]
         _, vectors, real = self._sequence(users, items, self.prompts.seen[0])
-        k = self.n_clusters
         clusters = self._table()[self.first_cluster : self.first_fine]
+        siblings = clusters.expand(len(users), -1, -1) if chosen is None else clusters[chosen]
+        n_siblings = siblings.shape[1]
         output = self.backbone(
-            inputs_embeds=torch.cat([vectors, clusters.expand(len(users), -1, -1)], dim=1),
-            attention_mask=sibling_mask(real, k),
-            position_ids=sibling_positions(real, k),
+            inputs_embeds=torch.cat([vectors, siblings], dim=1),
+            attention_mask=sibling_mask(real, n_siblings),
+            position_ids=sibling_positions(real, n_siblings),
         )
         last = (real * torch.arange(real.shape[1], device=real.device)).argmax(dim=1)
         state: Tensor = output.last_hidden_state[torch.arange(len(users), device=users.device), last]
-        branches = output.last_hidden_state[:, -k:] + state[:, None]
-        return self.tree.log_probs(self._cluster_logits(state), branches, self._leaves())
+        branches = output.last_hidden_state[:, real.shape[1] :] + state[:, None]
+        return self._cluster_logits(state), branches
 
     def predict(self, interaction: Interaction) -> Tensor:
-        """Exact log-probability of one given item a row. (B,)"""
+        """Score of one given item a row, as of :meth:`full_sort_predict`. (B,)"""
         return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+
+    @torch.no_grad()
+    def explain(self, interaction: Interaction, items: Tensor) -> TokenExplanation:
+        """Why items are scored as they are after one user's history: exact scores, whatever ``decoding`` says.
+
+        Args:
+            interaction: One row. (1,)
+            items: Item ids. (N,)
+        """
+        self._calibrate()
+        length = int(interaction[self.ITEM_SEQ_LEN][0])
+        history = interaction[self.ITEM_SEQ][0, :length]
+        clusters = self.oov_item_cluster[items]
+
+        def score(histories: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            users = interaction[self.USER_ID].expand(len(histories))
+            rows = Interaction({self.USER_ID: users, self.ITEM_SEQ: histories, self.ITEM_SEQ_LEN: lengths})
+            logits, branches = self._branches(rows)
+            of_clusters = self.tree.cluster_log_probs(logits)[:, clusters]
+            return of_clusters, self._scores((logits, branches))[:, items] - of_clusters
+
+        return explain_by_occlusion(history, self.oov_item_cluster[history], score)
+
+    def item_tokens(self, item: int) -> tuple[str, str]:
+        """The two tokens that name an item."""
+        cluster, fine = self.item_blocks[item, :2].tolist()
+        return cluster_token(cluster - self.first_cluster), fine_token(fine - self.first_fine)
+
+    @torch.no_grad()
+    def diagnostics(self, train_dataset: Any) -> dict[str, float]:
+        """Diversity and memorisation of the identifiers as the backbone reads them, from training interactions alone.
+
+        Args:
+            train_dataset: The training part of the data set.
+
+        Returns:
+            The values of :class:`~recbole_oov.lm.token_scores.TokenScores` by name.
+        """
+        items = torch.from_numpy(np.unique(self.histories.items)).to(self.device)
+        users = torch.from_numpy(self.histories.user_ids).to(self.device)
+        table = self._table()
+        of_items = table[self.item_blocks[items, :2]].mean(dim=1)
+        if self.item_augmentation:
+            of_items = of_items + self.item_augmentation / 2 * self.item_map_in(self.oov_item_vectors[items])
+        of_users = table[self.user_tokens[users]].mean(dim=1)
+        ratings = training_ratings(train_dataset)[users.cpu().numpy()][:, items.cpu().numpy()]
+        return token_scores(of_items, of_users, ratings).as_dict()
+
+    # --- items without training interactions ----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def score_new_items(self, users: Tensor, content: Tensor) -> Tensor:
+        """Scores of items that are in no data set, beside those of :meth:`full_sort_predict`.
+
+        Args:
+            users: Internal ids; each is asked after all of their training items. (B,)
+            content: As :func:`~recbole_oov.data.content.new_item_content` makes it. (N, content_dim)
+
+        Returns:
+            (B, N)
+        """
+        assert self.placement is not None
+        self._calibrate()
+        guess = self.placement(content)
+        blocks = users.split(_USERS_AT_ONCE)
+        return torch.cat([self._weights(self._branches(self._after_training(block)), guess) for block in blocks])
+
+    def _after_training(self, users: Tensor) -> Interaction:
+        items, lengths = self.histories.newest(users, self.max_seq_length)
+        return Interaction({self.USER_ID: users, self.ITEM_SEQ: items, self.ITEM_SEQ_LEN: lengths})
+
+    def _weights(self, states: tuple[Tensor, Tensor], guess: Guess) -> Tensor:
+        """Scores of items of which content alone is known, from what :meth:`_branches` gives. (B, N)"""
+        assert self.placement is not None
+        tokens = self.tree.cluster_means(self._fine())
+        own = self.item_augmentation * self.item_map_out(guess.vectors)
+        if guess.log_shares is not None:
+            return self.tree.log_mixtures(*states, self._leaves(), tokens, own, guess.log_shares)
+        clusters = self.placement.clusters(guess.vectors, self.oov_centroids, self.oov_item_cluster)
+        return self.tree.log_weights(*states, self._leaves(), tokens[clusters] + own, clusters)
+
+    @torch.no_grad()
+    def _calibrate(self) -> None:
+        """Let an item that is placed weigh on average as much as one that was learned.
+
+        Training items are scored as if they were new, after training histories, each placed by what the other
+        training items say of its content; the offset is what brings the sum of their weights to 1, which the sum of
+        their probabilities is. Nothing held out is read, nor any item that is placed.
+        """
+        if self.placement is None or self._calibrated or self.training:
+            return
+        self._calibrated, self.tree.offset = True, 0.0
+        guess = self.placement.of_items(self.placement.learned)
+        known = torch.from_numpy(self.histories.user_ids).to(self.device)
+        some = known[torch.linspace(0, len(known) - 1, min(len(known), _CALIBRATION_USERS)).long()]
+        total = 0.0
+        for block in some.split(_USERS_AT_ONCE):
+            total += float(self._weights(self._branches(self._after_training(block)), guess).double().exp().sum())
+        self.tree.offset = -math.log(max(total / len(some), 1e-30))
+
+    def train(self, mode: bool = True) -> OOVLLMRec:
+        """As torch's; what scoring has kept is computed anew when it is asked for."""
+        self._calibrated = False
+        super().train(mode)
+        return self
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As torch's; the OOV vocabulary is the checkpoint's, even where this machine would have made another."""
+        self._calibrated = False
         saved = {name: state_dict[f"oov_{name}"].cpu() for name in self.vocabulary.state()}
         if any(not torch.equal(saved[name], tensor.cpu()) for name, tensor in self.vocabulary.state().items()):
             self._set_vocabulary(OOVVocabulary(**saved))
         return super().load_state_dict(state_dict, *args, **kwargs)
+
+
+_CHOICES = {
+    "rank_tokens": ("shared", "own"),
+    "oov_tokens": ("clustered", "random"),
+    "oov_items": ("reserved", "placed", "spread"),
+    "decoding": ("exact", "beam"),
+}
+_CALIBRATION_USERS = 256
+_USERS_AT_ONCE = 64
 
 
 def _make_vocabulary(config: Any, histories: Histories) -> OOVVocabulary:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_oov.lm.backbone import TinySettings, tiny_backbone
+from recbole_oov.lm.beam import as_scores, beam_search
 from recbole_oov.lm.scoring import TokenTree, sibling_mask, sibling_positions
 
 
@@ -51,3 +52,119 @@ def test_siblings_equal_one_pass_each() -> None:
         for s in range(k):
             alone = model(inputs_embeds=torch.cat([context, siblings[s : s + 1]])[None]).last_hidden_state[0, -1]
             torch.testing.assert_close(together[row, s], alone, atol=1e-5, rtol=1e-5)
+
+
+def a_tree(seed: int, *, placed: int = 0) -> tuple[TokenTree, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A tree of 5 clusters, one of them without items, and 30 items of which the last ``placed`` were not learned."""
+    generator = torch.Generator().manual_seed(seed)
+    item_cluster = torch.cat([torch.tensor([4, 0, 1, 2, 4]), torch.randint(4, (25,), generator=generator)])
+    item_cluster[5:][item_cluster[5:] == 3] = 4
+    mask = torch.arange(30) >= 30 - placed if placed else None
+    logits = torch.randn(3, 5, generator=generator, dtype=torch.double)
+    branches = torch.randn(3, 5, 8, generator=generator, dtype=torch.double)
+    return TokenTree(item_cluster, 5, mask), logits, branches, torch.randn(30, 8, generator=generator).double()
+
+
+def test_placed_items_are_in_nobodys_denominator() -> None:
+    tree, logits, branches, leaves = a_tree(0, placed=6)
+    scores = tree.log_probs(logits, branches, leaves)
+    without = TokenTree(tree.item_cluster[:24], 5).log_probs(logits, branches, leaves[:24])
+    torch.testing.assert_close(scores[:, :24], without)
+    torch.testing.assert_close(scores[:, 1:24].exp().sum(1), torch.ones(3).double())
+    targets = torch.tensor([1, 7, 20])
+    states = branches[torch.arange(3), tree.item_cluster[targets]]
+    nll = tree.nll(logits, states, leaves, targets)
+    torch.testing.assert_close(nll, -without[torch.arange(3), targets])
+    # A placed item that is a learned one's twin weighs what that one weighs; the offset moves placed items alone.
+    twin = leaves.clone()
+    twin[29] = leaves[(tree.item_cluster[:24] == tree.item_cluster[29]).nonzero()[-1, 0]]
+    of_twin = tree.log_probs(logits, branches, twin)
+    assert torch.isclose(of_twin[:, 29:], of_twin[:, 1:24]).any(dim=1).all()
+    tree.offset = 2.0
+    moved = tree.log_probs(logits, branches, leaves)
+    torch.testing.assert_close(moved[:, 24:], scores[:, 24:] + 2)
+    assert torch.equal(moved[:, :24], scores[:, :24])
+
+
+def test_what_is_outside_the_tree_scores_as_if_it_were_placed_in_it() -> None:
+    tree, logits, branches, leaves = a_tree(1, placed=6)
+    tree.offset = 0.5
+    scores = tree.log_probs(logits, branches, leaves)
+    torch.testing.assert_close(
+        tree.log_weights(logits, branches, leaves, leaves[24:], tree.item_cluster[24:]), scores[:, 24:]
+    )
+
+
+def test_a_mixture_is_the_sum_over_clusters_of_what_the_item_would_weigh_there() -> None:
+    tree, logits, branches, leaves = a_tree(4, placed=6)
+    tree.offset = 0.5
+    tokens, own = torch.randn(5, 8).double(), torch.randn(2, 8).double()
+    shares = torch.tensor([[0.5, 0.2, 0.2, 0.0, 0.1], [0.0, 0.0, 1.0, 0.0, 0.0]]).double()
+    found = tree.log_mixtures(logits, branches, leaves, tokens, own, shares.log())
+    by_hand = torch.zeros(3, 2).double()
+    for cluster in (0, 1, 2, 4):
+        where = torch.full((2,), cluster)
+        weights = tree.log_weights(logits, branches, leaves, tokens[cluster] + own, where).exp()
+        by_hand += shares[:, cluster] * weights
+    torch.testing.assert_close(found, by_hand.log())
+
+
+def test_placed_items_take_the_mean_of_their_clusters_learned_vectors() -> None:
+    tree, _, _, leaves = a_tree(2, placed=6)
+    with_means = tree.with_means(leaves)
+    assert torch.equal(with_means[:24], leaves[:24])
+    for item in range(24, 30):
+        same = tree.item_cluster[:24] == tree.item_cluster[item]
+        same[0] = False
+        torch.testing.assert_close(with_means[item], leaves[:24][same].mean(0))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), placed=st.sampled_from([0, 6]), n_beams=st.integers(5, 40))
+def test_beams_as_wide_as_the_clusters_find_the_exact_best_items(seed: int, placed: int, n_beams: int) -> None:
+    tree, logits, branches, leaves = a_tree(seed, placed=placed)
+    exact = tree.log_probs(logits, branches, leaves)
+    n_found = min(n_beams, 29)
+
+    def branches_of(clusters: torch.Tensor) -> torch.Tensor:
+        return branches.gather(1, clusters[..., None].expand(-1, -1, 8))
+
+    found, items = beam_search(tree, logits, branches_of, leaves, n_beams)
+    best, order = exact[:, 1:].topk(n_found, dim=1)
+    assert torch.equal(items[:, :n_found], order + 1)
+    torch.testing.assert_close(found[:, :n_found], best)
+    assert (items[:, n_found:] == 0).all()
+    scores = as_scores(found, items, 30)
+    assert torch.equal(scores.topk(n_found).indices, order + 1)
+    assert (scores[:, 0] == torch.finfo(scores.dtype).min).all() and torch.isfinite(scores).all()
+
+
+def test_narrow_beams_name_only_items_of_their_clusters_with_their_exact_scores() -> None:
+    tree, logits, branches, leaves = a_tree(3)
+    exact = tree.log_probs(logits, branches, leaves)
+    asked: list[torch.Tensor] = []
+
+    def branches_of(clusters: torch.Tensor) -> torch.Tensor:
+        asked.append(clusters)
+        return branches.gather(1, clusters[..., None].expand(-1, -1, 8))
+
+    found, items = beam_search(tree, logits, branches_of, leaves, 2)
+    assert [clusters.shape for clusters in asked] == [(3, 2)], "one pass, for the beams alone"
+    best_clusters = tree.cluster_log_probs(logits).topk(2).indices
+    for row in range(3):
+        allowed = torch.isin(tree.item_cluster, best_clusters[row])
+        allowed[0] = False
+        by_hand = exact[row].masked_fill(~allowed, -torch.inf).topk(2)
+        assert torch.equal(items[row], by_hand.indices)
+        torch.testing.assert_close(found[row], by_hand.values)
+
+
+def test_beams_that_outnumber_the_items_of_their_clusters_are_empty_not_invalid() -> None:
+    tree = TokenTree(torch.tensor([1, 0, 1, 1]), 2)
+    branches, leaves = torch.randn(1, 2, 4), torch.randn(4, 4)
+    found, items = beam_search(tree, torch.zeros(1, 2), lambda c: branches[:, c[0]], leaves, 3)
+    assert sorted(items[0].tolist()) == [1, 2, 3]
+    found, items = beam_search(tree, torch.tensor([[9.0, 0.0]]), lambda c: branches[:, c[0]], leaves, 1)
+    assert items.tolist() == [[1]]
+    scores = as_scores(found, items, 4)
+    assert (scores[0, [0, 2, 3]] == torch.finfo(torch.float32).min).all()

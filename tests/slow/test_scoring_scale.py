@@ -1,0 +1,99 @@
+"""What exact scoring costs: the language model's part grows with clusters, an item adds a dot product.
+
+``pytest tests/slow/test_scoring_scale.py -s`` prints the table of docs/results/llmrec.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from recbole_oov.lm.backbone import TinySettings, tiny_backbone
+from recbole_oov.lm.beam import beam_search
+from recbole_oov.lm.scoring import TokenTree, sibling_mask, sibling_positions
+
+BATCH, LENGTH, WIDTH, CLUSTERS = 4, 100, 64, 32
+ITEMS = (1_000, 10_000, 100_000, 1_000_000)
+
+
+def seconds(call: Callable[[], object], repeats: int = 5) -> float:
+    """The fastest of a few calls."""
+    call()
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+class Scorer:
+    """The scoring pass of OOVLLMRec on random weights and histories of fifty items."""
+
+    def __init__(self, n_items: int, n_clusters: int) -> None:
+        torch.manual_seed(0)
+        settings = TinySettings(WIDTH, n_layers=2, n_heads=2, inner_size=256, dropout=0.0)
+        self.backbone = tiny_backbone(settings, vocab_size=8, max_positions=LENGTH + 1).eval()
+        cluster = torch.arange(n_items + 1) % n_clusters
+        self.tree = TokenTree(cluster, n_clusters)
+        self.leaves = torch.randn(n_items + 1, WIDTH)
+        self.prefix, self.tokens = torch.randn(BATCH, LENGTH, WIDTH), torch.randn(n_clusters, WIDTH)
+        self.real = torch.ones(BATCH, LENGTH, dtype=torch.bool)
+
+    def states(self, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the language model computes: cluster logits (B, K), states at cluster tokens (B, C, d)."""
+        n = len(self.tokens)
+        siblings = self.tokens.expand(BATCH, n, WIDTH) if chosen is None else self.tokens[chosen]
+        n = siblings.shape[1]
+        hidden = self.backbone(
+            inputs_embeds=torch.cat([self.prefix, siblings], dim=1),
+            attention_mask=sibling_mask(self.real, n),
+            position_ids=sibling_positions(self.real, n),
+        ).last_hidden_state
+        return hidden[:, LENGTH - 1] @ self.tokens.T, hidden[:, LENGTH:]
+
+    def exact(self) -> Tensor:
+        """All items. (B, n_items)"""
+        return self.tree.log_probs(*self.states(), self.leaves)
+
+    def beams(self) -> Tensor:
+        """The ten best of ten beams. (B, 10)"""
+        logits, _ = self.states(torch.empty(BATCH, 0, dtype=torch.long))
+        return beam_search(self.tree, logits, lambda chosen: self.states(chosen)[1], self.leaves, 10)[1]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@torch.no_grad()
+def test_the_cost_of_a_thousand_times_as_many_items() -> None:
+    print(f"\n{'items':>10} {'model ms':>9} {'all ms':>9} {'us/item':>9} {'beam ms':>9}")
+    total: dict[int, float] = {}
+    model: dict[int, float] = {}
+    for n_items in ITEMS:
+        scorer = Scorer(n_items, CLUSTERS)
+        model[n_items], total[n_items] = seconds(scorer.states), seconds(scorer.exact)
+        extra = (total[n_items] - model[n_items]) / n_items
+        print(
+            f"{n_items:>10,} {1e3 * model[n_items]:>9.1f} {1e3 * total[n_items]:>9.1f} {1e6 * extra:>9.3f} "
+            f"{1e3 * seconds(scorer.beams):>9.1f}"
+        )
+    assert model[ITEMS[-1]] < 2 * model[ITEMS[0]], "the language model does not see how many items there are"
+    assert total[ITEMS[1]] < 3 * total[ITEMS[0]]
+    assert total[ITEMS[-1]] < 1e-5 * ITEMS[-1], "less than ten microseconds an item for four users"
+
+
+@torch.no_grad()
+def test_the_cost_of_more_clusters() -> None:
+    print(f"\n{'clusters':>10} {'all ms':>9}")
+    found = {}
+    for n_clusters in (8, 32, 128, 512):
+        found[n_clusters] = seconds(Scorer(10_000, n_clusters).exact)
+        print(f"{n_clusters:>10} {1e3 * found[n_clusters]:>9.1f}")
+    assert found[512] > 2 * found[8]
