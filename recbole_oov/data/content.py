@@ -92,9 +92,53 @@ def item_content(config: Any, dataset: Any) -> Tensor:
     return content
 
 
+def new_item_content(config: Any, dataset: Any, given: Sequence[str] | np.ndarray) -> Tensor:
+    """The content of items that are in no data set, in the space of :func:`item_content`.
+
+    What the encoder learned it learned from IV items; it is fitted again, to the same, and applied to these.
+
+    Args:
+        config: As of :func:`item_content`.
+        dataset: The training part of the data set.
+        given: With content from text the items' texts, (N,); from a file their vectors, as wide as the file's,
+            (N, width).
+
+    Returns:
+        (N, dim) float32 on the CPU.
+
+    Raises:
+        ConfigError: The encoder cannot be loaded.
+        DataError: The file cannot be used, or its vectors are of another width.
+    """
+    settings = ContentSettings.of(config)
+    iv = ~oov_mask(dataset)
+    iv[0] = False
+    if settings.source == "file":
+        return _from_file(settings, dataset, iv, np.asarray(given, dtype=np.float32))[dataset.item_num :]
+    if settings.encoder != TFIDF and settings.dim is None and all(given):
+        # Nothing was fitted: the others need not be encoded again.
+        vectors = sentences.sentence_vectors(
+            list(given),
+            np.zeros(len(given), dtype=bool),
+            encoder=settings.encoder,
+            device=str(config["device"]),
+            show_progress=False,
+        )
+        return torch.from_numpy(vectors)
+    texts = item_texts(dataset, text_fields_of(config, dataset), single_tokens=True, option="content fields")
+    of_all = np.concatenate([iv, np.zeros(len(given), dtype=bool)])
+    return _encode(config, settings, [*texts, *given], of_all)[dataset.item_num :]
+
+
+def text_fields_of(config: Any, dataset: Any) -> list[str]:
+    """The item fields whose text is the content."""
+    settings = ContentSettings.of(config)
+    return list(settings.fields) if settings.fields is not None else words.default_fields(dataset)
+
+
 def _from_text(config: Any, dataset: Any, iv: np.ndarray) -> Tensor:
     settings = ContentSettings.of(config)
-    fields = list(settings.fields) if settings.fields is not None else words.default_fields(dataset)
+    fields = text_fields_of(config, dataset)
     if not fields:
         raise ConfigError(
             f"content: {dataset.dataset_name} has no item field that holds words (of type token_seq or token, in the "
@@ -154,7 +198,8 @@ def _encode(config: Any, settings: ContentSettings, texts: Sequence[str], iv: np
     return _as_tensor(vectors)
 
 
-def _from_file(settings: ContentSettings, dataset: Any, iv: np.ndarray) -> Tensor:
+def _from_file(settings: ContentSettings, dataset: Any, iv: np.ndarray, new: np.ndarray | None = None) -> Tensor:
+    """The content of all items, followed by that of new ones whose vectors are given. (n_items + N, dim)"""
     path = Path(settings.path or "")
     ids, read = read_vectors(path, dataset.iid_field)
     tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
@@ -175,6 +220,15 @@ def _from_file(settings: ContentSettings, dataset: Any, iv: np.ndarray) -> Tenso
         logger.info("content: %d items of the file are not in %s", len(ids) - known.sum(), dataset.dataset_name)
     if zero:
         logger.warning("content: the vectors of %d items are zero, so that nothing is similar to them", zero)
+    if new is not None:
+        if new.ndim != 2 or new.shape[1] != vectors.shape[1]:
+            raise DataError(
+                f"new items: vectors of shape {new.shape}; {path} has vectors of {vectors.shape[1]} numbers, and new "
+                f"ones must be as wide"
+            )
+        vectors = np.concatenate([vectors, new])
+        known, iv = (np.concatenate([mask, np.full(len(new), value)]) for mask, value in ((known, True), (iv, False)))
+        tokens = [*tokens, *map(str, range(len(new)))]
     if settings.dim is not None:
         vectors = words.reduced(vectors, iv & known, tokens, settings.dim)
     if settings.missing == "mean":

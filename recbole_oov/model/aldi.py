@@ -81,6 +81,17 @@ class ALDI(ColdStartRecommender):
             self.identification_weight * identification,
         )
 
+    def new_item_embeddings(self, content: Tensor) -> Tensor:
+        """(N, content_dim) -> (N, d)"""
+        embeddings: Tensor = self.item_network(content)
+        return embeddings
+
+    @torch.no_grad()
+    def score_new_items(self, users: Tensor, content: Tensor) -> Tensor:
+        """(B,), (N, content_dim) -> (B, N)"""
+        student = self._student_users(F.embedding(users, self._tables()[0]))
+        return student @ self.new_item_embeddings(content).T
+
     def item_embeddings(self) -> Tensor:
         """(n_items, d)"""
         return self.with_base_items(self.item_network(self.content[self.oov]))

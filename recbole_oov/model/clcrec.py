@@ -99,6 +99,11 @@ class CLCRec(ColdStartRecommender):
         """(n_users, d)"""
         return self.user_table
 
+    def new_item_embeddings(self, content: Tensor) -> Tensor:
+        """(N, content_dim) -> (N, d)"""
+        embeddings: Tensor = self.encoder(content)
+        return embeddings
+
     def item_embeddings(self) -> Tensor:
         """(n_items, d)"""
         table = self.item_table.detach().clone()

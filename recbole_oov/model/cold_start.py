@@ -45,6 +45,7 @@ class ColdStartRecommender(GeneralRecommender):
     paper = ""
     learns_from: Literal["rows", "items"] = "rows"
     keeps_iv_items = True
+    recommends_new_items = True
 
     content: Tensor
     oov: Tensor
@@ -117,6 +118,30 @@ class ColdStartRecommender(GeneralRecommender):
     def user_embeddings(self) -> Tensor:
         """Embeddings that users are scored with: the base model's. (n_users, d)"""
         return self.base_users
+
+    def new_item_embeddings(self, content: Tensor) -> Tensor:
+        """What OOV items get, for items that are in no data set and have nothing but content.
+
+        Args:
+            content: As :func:`~recbole_oov.data.content.new_item_content` makes it. (N, content_dim)
+
+        Returns:
+            (N, d)
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def score_new_items(self, users: Tensor, content: Tensor) -> Tensor:
+        """Scores of users and new items, to be held against those of :meth:`full_sort_predict`.
+
+        Args:
+            users: Internal ids. (B,)
+            content: As of :meth:`new_item_embeddings`. (N, content_dim)
+
+        Returns:
+            (B, N)
+        """
+        return F.embedding(users, self._tables()[0]) @ self.new_item_embeddings(content).T
 
     def with_base_items(self, generated: Tensor) -> Tensor:
         """The base model's item embeddings, with those of OOV items filled in.

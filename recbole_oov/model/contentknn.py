@@ -39,6 +39,8 @@ class ContentKNN(GeneralRecommender):
     input_type = InputType.POINTWISE
     type = ModelType.TRADITIONAL
     recommends_for_oov_items = True
+    recommends_new_items = True
+    recommends_for_histories = True
     needs_content = True
     needs_text = False
     needs_base_model = False
@@ -50,9 +52,12 @@ class ContentKNN(GeneralRecommender):
         seen.sum_duplicates()
         counts = np.asarray(seen.sum(axis=0)).ravel()
         trained = torch.from_numpy(np.flatnonzero(counts)).to(self.device)
-        offsets, items, similarities = similar_items(
-            item_content(config, dataset).to(self.device), trained, k=config["k"], shrink=config["shrink"]
-        )
+        content = item_content(config, dataset).to(self.device)
+        self.k: int = config["k"]
+        self.shrink: float = config["shrink"]
+        offsets, items, similarities = similar_items(content, trained, k=self.k, shrink=self.shrink)
+        # For items that are yet to come.
+        self.register_buffer("content", content, persistent=False)
         # For every training item the items that have it for a neighbour: what a user's history is looked up in.
         self.register_buffer("offsets", offsets)
         self.register_buffer("items", items)
@@ -99,12 +104,47 @@ class ContentKNN(GeneralRecommender):
     def _scores(self, users: Tensor) -> Tensor:
         """The sum over each user's history of the similarities to it. (B, n_items)"""
         place, items, _ = _rows(self.history_offsets, self.history_items, users)
+        scores = self._sums(place, items, len(users))
+        scores[self._without_history(users)] = self.mean_scores
+        return scores
+
+    def _sums(self, place: Tensor, items: Tensor, n_rows: int) -> Tensor:
+        """The sum over items of the similarities to each, added up in the rows ``place``. (H,), (H,) -> (B, n_items)"""
         entry, candidates, index = _rows(self.offsets, self.items, items)
-        scores = torch.zeros(len(users) * self.n_items, device=users.device)
+        scores = torch.zeros(n_rows * self.n_items, device=items.device)
         scores.index_add_(0, place[entry] * self.n_items + candidates, self.similarities[index])
-        scores = scores.view(len(users), self.n_items)
-        without = self.history_offsets[users] == self.history_offsets[users + 1]
-        scores[without] = self.mean_scores
+        return scores.view(n_rows, self.n_items)
+
+    def _without_history(self, users: Tensor) -> Tensor:
+        without: Tensor = self.history_offsets[users] == self.history_offsets[users + 1]
+        return without
+
+    def score_histories(self, place: Tensor, items: Tensor, n_rows: int) -> Tensor:
+        """Scores for users who are in no data set, by what they have.
+
+        Args:
+            place: Which user has each item, from 0. (H,)
+            items: Each item once a user; those without a training row count for nothing. (H,)
+            n_rows: B, how many users there are.
+
+        Returns:
+            (B, n_items)
+        """
+        return self._sums(place, items, n_rows)
+
+    def score_new_items(self, users: Tensor, content: Tensor) -> Tensor:
+        """Scores of items that are in no data set. (B,), (N, content_dim) -> (B, N)"""
+        counts = torch.bincount(self.history_items, minlength=self.n_items)
+        trained = counts.nonzero().squeeze(1)
+        together = torch.cat([self.content, content.to(self.content)])
+        ids = torch.arange(self.n_items, len(together), device=content.device)
+        columns, rows, values = nearest(together, ids, trained, k=self.k, shrink=self.shrink)
+        similar = torch.zeros(self.n_items, len(content), device=content.device)
+        similar[columns, rows - self.n_items] = values
+        place, items, _ = _rows(self.history_offsets, self.history_items, users)
+        scores = torch.zeros(len(users), len(content), device=users.device).index_add_(0, place, similar[items])
+        n_with = (self.history_offsets.diff() > 0).sum().clamp(min=1)
+        scores[self._without_history(users)] = (counts / n_with) @ similar
         return scores
 
 
@@ -123,12 +163,29 @@ def similar_items(content: Tensor, trained: Tensor, *, k: int, shrink: float) ->
         ``items[offsets[j]:offsets[j + 1]]`` are the items that have j for a neighbour, ascending; and how similar they
         are, above 0. (n_items + 1,) int64, (E,) int64, (E,) float32
     """
-    n_items, norms = len(content), content.norm(dim=1)
-    length, neighbours = min(k, len(trained)), content[trained]
+    n_items = len(content)
+    every = torch.arange(1, n_items, device=content.device)
+    neighbour, item, value = nearest(content, every, trained, k=k, shrink=shrink)
+    order = torch.argsort(neighbour * n_items + item)
+    counts = torch.bincount(neighbour, minlength=n_items)
+    return F.pad(counts.cumsum(0), (1, 0)), item[order], value[order]
+
+
+def nearest(content: Tensor, items: Tensor, trained: Tensor, *, k: int, shrink: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The ``k`` nearest training items of some items.
+
+    Args:
+        content: (n_items, dim)
+        items: Whose neighbours. (M,)
+        trained, k, shrink: As of :func:`similar_items`.
+
+    Returns:
+        Neighbours, the item that each is near to, and how similar they are, above 0. (E,), (E,), (E,)
+    """
+    norms, neighbours = content.norm(dim=1), content[trained]
+    length = min(k, len(trained))
     found = []
-    block = max(1, _BLOCK // max(1, len(trained)))
-    for start in range(1, n_items, block):
-        ids = torch.arange(start, min(start + block, n_items), device=content.device)
+    for ids in items.split(max(1, _BLOCK // max(1, len(trained)))):
         similar = content[ids] @ neighbours.T
         similar /= norms[ids, None] * norms[trained] + shrink + 1e-12
         similar.masked_fill_(ids[:, None] == trained, -torch.inf)
@@ -136,9 +193,7 @@ def similar_items(content: Tensor, trained: Tensor, *, k: int, shrink: float) ->
         row, column = (values > 0).nonzero(as_tuple=True)
         found.append((trained[places[row, column]], ids[row], values[row, column]))
     neighbour, item, value = (torch.cat(parts) for parts in zip(*found, strict=True))
-    order = torch.argsort(neighbour * n_items + item)
-    counts = torch.bincount(neighbour, minlength=n_items)
-    return F.pad(counts.cumsum(0), (1, 0)), item[order], value[order]
+    return neighbour, item, value
 
 
 def _rows(offsets: Tensor, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -67,6 +67,10 @@ class DropoutNet(ColdStartRecommender):
         """(n_users, d)"""
         return self._user(self.base_users)
 
+    def new_item_embeddings(self, content: Tensor) -> Tensor:
+        """(N, content_dim) -> (N, d)"""
+        return self._item(self.base_items.new_zeros(len(content), self.embedding_dim), content)
+
     def item_embeddings(self) -> Tensor:
         """(n_items, d)"""
         return self._item(self.base_items, self.content)  # the base embedding of an OOV item is zero

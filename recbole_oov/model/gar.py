@@ -97,6 +97,11 @@ class GAR(ColdStartRecommender):
         embeddings: Tensor = self.user_tower(self.base_users)
         return embeddings
 
+    def new_item_embeddings(self, content: Tensor) -> Tensor:
+        """(N, content_dim) -> (N, d)"""
+        embeddings: Tensor = self.item_tower(self.generate(content))
+        return embeddings
+
     def item_embeddings(self) -> Tensor:
         """(n_items, d)"""
         embeddings: Tensor = self.item_tower(self.with_base_items(self.generate(self.content[self.oov])))

@@ -63,17 +63,27 @@ class GeneratorControl(DeepMusic):
         self.strength.fill_(strength)
         self.forget_tables()
 
+    def new_item_embeddings(self, content: Tensor) -> Tensor:
+        """(N, content_dim) -> (N, d)"""
+        return self._controlled(self.generate(content))
+
+    def _controlled(self, generated: Tensor) -> Tensor:
+        """(N, d) -> (N, d)"""
+        if self.control == "scale":
+            return self.strength * generated
+        if self.control == "mean_user":
+            return generated + self.strength * self.base_users[self.trained_users].mean(dim=0)
+        if not self.oov.any():
+            return generated
+        learned = self.base_items[self.iv_items].norm(dim=1).mean()
+        matched: Tensor = (
+            generated * learned / self.generate(self.content[self.oov]).norm(dim=1).mean().clamp_min(1e-12)
+        )
+        return matched
+
     def item_embeddings(self) -> Tensor:
         """(n_items, d)"""
-        generated = self.generate(self.content[self.oov])
-        if self.control == "scale":
-            generated = self.strength * generated
-        elif self.control == "mean_user":
-            generated = generated + self.strength * self.base_users[self.trained_users].mean(dim=0)
-        elif len(generated):
-            learned = self.base_items[self.iv_items].norm(dim=1).mean()
-            generated = generated * learned / generated.norm(dim=1).mean().clamp_min(1e-12)
-        return self.with_base_items(generated)
+        return self.with_base_items(self._controlled(self.generate(self.content[self.oov])))
 
 
 def _neutral(control: str) -> float:

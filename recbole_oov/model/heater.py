@@ -84,6 +84,11 @@ class Heater(ColdStartRecommender):
         embeddings: Tensor = self.user_tower(self.user_scale(self.base_users))
         return embeddings
 
+    def new_item_embeddings(self, content: Tensor) -> Tensor:
+        """(N, content_dim) -> (N, d)"""
+        embeddings: Tensor = self.item_tower(self.generate(content))
+        return embeddings
+
     def item_embeddings(self) -> Tensor:
         """(n_items, d)"""
         inputs = self.item_scale(self.base_items)

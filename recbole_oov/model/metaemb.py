@@ -77,6 +77,10 @@ class MetaEmb(ColdStartRecommender):
         generated: Tensor = self.generator(content)
         return generated
 
+    def new_item_embeddings(self, content: Tensor) -> Tensor:
+        """(N, content_dim) -> (N, d)"""
+        return self.generate(content)
+
     def item_embeddings(self) -> Tensor:
         """(n_items, d)"""
         return self.with_base_items(self.generate(self.content[self.oov]))

@@ -103,8 +103,7 @@ class USIM(DeepMusic):
         if self._n_neighbours:
             self.neighbour_map = nn.Linear(self.embedding_dim, self.embedding_dim, bias=False)
             nn.init.eye_(self.neighbour_map.weight)
-            self._place = torch.zeros_like(self.oov, dtype=torch.long)
-            self._place[self.iv_items] = torch.arange(len(self.iv_items), device=self._place.device)
+            self._near: tuple[Tensor, Tensor] | None = None
         self.policy, self.critic = Policy(self.embedding_dim), Critic(self.embedding_dim)
         self.learns_to_imagine(False)
         # Power, factor, unit of lengths: until validation has chosen them lengths stay as generated.
@@ -149,7 +148,8 @@ class USIM(DeepMusic):
 
         Args:
             content: (N, content_dim)
-            items: Ids where they are training items, which are not neighbours of themselves. (N,)
+            items: Ids where they are in the data set; what does not change about them is then computed once. Training
+                items are no neighbours of themselves. (N,)
 
         Returns:
             (N, d)
@@ -161,7 +161,7 @@ class USIM(DeepMusic):
 
     @property
     def _as_generated(self) -> bool:
-        return self.lengths[0] == 0 and bool(self.lengths[1] == 1)
+        return self.lengths[:2].tolist() == [0.0, 1.0]
 
     @torch.no_grad()
     def calibrate(self, power: float, factor: float) -> None:
@@ -183,12 +183,30 @@ class USIM(DeepMusic):
         generated = super().generate(content)
         if not self._n_neighbours:
             return generated
-        known = self.iv_items
-        own = None if items is None else self._place[items]
-        places, weights = content_neighbours(content, self.content[known], self._n_neighbours, own)
-        near = (weights[:, :, None] * self.base_items[known[places]]).sum(dim=1)
+        if items is None:
+            places, weights = content_neighbours(content, self.content[self.iv_items], self._n_neighbours)
+        else:
+            places, weights = (table[items] for table in self._neighbours_of_all())
+        near = (weights[:, :, None] * self.base_items[self.iv_items[places]]).sum(dim=1)
         added: Tensor = self.neighbour_map(near)
         return generated + added
+
+    def _neighbours_of_all(self) -> tuple[Tensor, Tensor]:
+        """Places among IV items, and weights, for every item of the data set. (n_items, K), (n_items, K)"""
+        if self._near is None or self._near[0].device != self.content.device:
+            known, others = self.iv_items, self.oov.nonzero().squeeze(1)
+            places = torch.zeros(
+                self.n_items, min(self._n_neighbours, len(known)), dtype=torch.long, device=known.device
+            )
+            weights = self.content.new_zeros(places.shape)
+            own = torch.arange(len(known), device=known.device)
+            for items, selves in ((known, own), (others, None)):
+                found = content_neighbours(self.content[items], self.content[known], self._n_neighbours, selves)
+                width = found[0].shape[1]
+                places[items, :width], weights[items, :width] = found
+                places[items, width:] = found[0][:, :1]  # an item that is among them has one less; no weight here
+            self._near = places, weights
+        return self._near
 
     # ---- the space ----
 
@@ -275,16 +293,16 @@ class USIM(DeepMusic):
             revisit=self._revisit,
         )
 
-    def new_item_embeddings(self, content: Tensor) -> Tensor:
-        """Where imagination leaves items that start at G(c). (N, content_dim) -> (N, d)"""
+    def new_item_embeddings(self, content: Tensor, items: Tensor | None = None) -> Tensor:
+        """Where imagination leaves items that start at G(c). Arguments as of :meth:`generate`. (N, d)"""
         if self.stop_rule[1] == 0:
-            return self.generate(content)
-        sequences = self.sequences(self.starts(content))
+            return self.generate(content, items)
+        sequences = self.sequences(self.starts(content, items))
         return sequences.ends(sequences.lengths(*self.stop_rule)) * self.units()[1]
 
     def item_embeddings(self) -> Tensor:
         """(n_items, d)"""
-        return self.with_base_items(self.new_item_embeddings(self.content[self.oov]))
+        return self.with_base_items(self.new_item_embeddings(self.content[self.oov], self.oov.nonzero().squeeze(1)))
 
     @torch.no_grad()
     def imagine(self, item_content: Tensor, items: Tensor | None = None) -> Imagination:

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +55,7 @@ def finished_row(cell: Cell, spec: Mapping[str, Any], placed: Mapping[str, Any] 
         ready = carved(replace(cell, options={**cell.options, **(placed or {})}), spec)
         if spec.get("share_base"):
             ready, said = with_shared_base(ready, output)
+        said |= {"command": spec["command"]} if "command" in spec else {}
         said |= run_cell(ready, checkpoints)
     except Exception as error:  # the sweep goes on
         said = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
@@ -63,7 +65,7 @@ def finished_row(cell: Cell, spec: Mapping[str, Any], placed: Mapping[str, Any] 
 
 def row_of(cell: Cell, said: Mapping[str, Any]) -> dict[str, Any]:
     """A line of ``results.jsonl``."""
-    row = {"key": cell.key, "name": cell.name, "model": cell.model, "dataset": cell.dataset, **said}
+    row: dict[str, Any] = {"key": cell.key, "name": cell.name, "model": cell.model, "dataset": cell.dataset, **said}
     row |= {"part": cell.part} if cell.part else {}
     row |= {"tuned": cell.tuned} if cell.tuned is not None else {}
     return {**row, "options": cell.options}
@@ -78,13 +80,21 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     """
     from recbole_oov import runner
 
+    began = datetime.now(UTC).isoformat(timespec="seconds")
     started, cpu_started = time.perf_counter(), time.process_time()
     options = {"show_progress": False, "state": "WARNING", "checkpoint_dir": str(checkpoints), **cell.options}
     _forget_peak()
     experiment = runner.prepare(cell.model, cell.dataset, config_dict=options, argv=[])
     trainer, config_hash = experiment.trainer, _config_hash(experiment)
     before, cpu_before = time.perf_counter(), time.process_time()
-    best, _ = trainer.fit(experiment.train_data, experiment.valid_data, saved=True, show_progress=False)
+    curve: list[tuple[int, float]] = []
+    best, _ = trainer.fit(
+        experiment.train_data,
+        experiment.valid_data,
+        saved=True,
+        show_progress=False,
+        callback_fn=lambda epoch, score: curve.append((epoch, round(float(score), 6))),
+    )
     trained, cpu_trained = time.perf_counter(), time.process_time()
     trainer.evaluate(experiment.test_data, load_best_model=True, show_progress=False)
     measured = _ranks(experiment, cell) if cell.measure == "ranks" else _users(experiment)
@@ -95,7 +105,9 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
         measured = {**_refit(cell, options, to_best, search), "before_refit": measured["test_result"]}
     return {
         "seed": cell.options["seed"],
+        "started": began,
         "best_valid": float(best),
+        "valid_scores": curve,
         "epochs": epochs,
         "epochs_to_best": to_best,
         "train_seconds": round(trained - (started if cell.measure == "ranks" else before), 1),
@@ -105,6 +117,8 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
         **_peak_memory(experiment.config["device"]),
         "parameters": sum(parameter.numel() for parameter in experiment.model.parameters()),
         **({"search": search.as_dict()} if search is not None else {}),
+        **({"stages": [_stage(stage) for stage in trainer.stages]} if hasattr(trainer, "stages") else {}),
+        **_diagnostics(experiment),
         **measured,
         "config": config_hash,
         "commit": _commit(),
@@ -115,6 +129,18 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
         },
         "hardware": _hardware(experiment.config["device"]),
     }
+
+
+def _diagnostics(experiment: Any) -> dict[str, Any]:
+    """What the model says of itself after training, where it does."""
+    diagnose = getattr(experiment.model, "diagnostics", None)
+    return {} if diagnose is None else {"diagnostics": diagnose(experiment.train_data._dataset)}
+
+
+def _stage(stage: Any) -> dict[str, Any]:
+    """What a stage of a training in several cost."""
+    cost = {"seconds": round(stage.seconds, 1), "peak_memory_mib": stage.peak_memory >> 20}
+    return {"name": stage.name, "model": stage.model, "epochs": stage.epochs, **cost}
 
 
 def _config_hash(experiment: Any) -> str:

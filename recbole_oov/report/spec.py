@@ -80,6 +80,8 @@ def read_spec(file: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
                 f"{', '.join(sorted(_OF_PART - {'dataset'}))}"
             )
     spec["folder"] = str(path.parent)
+    # For whoever reads the results; where the file lies on this machine is nobody's business.
+    spec["command"] = f"python run_recbole_oov.py benchmark {path.name if path.is_absolute() else path.as_posix()}"
     common = {key: value for key, value in overrides.items() if key not in _KEYS}
     seeds = overrides.get("seeds")
     given_tune = overrides.get("tune")

@@ -29,8 +29,10 @@ COSTS = {
     "search CPU s": ("search", "cpu_seconds"),
     "peak MiB": ("peak_memory_mib",),
     "parameters": ("parameters",),
+    "diversity": ("diagnostics", "diversity"),
+    "memorisation": ("diagnostics", "memorisation_items"),
 }
-"""What a cell cost, and where a row has it."""
+"""What a cell cost, or what its model said of itself, and where a row has it."""
 
 
 @dataclass

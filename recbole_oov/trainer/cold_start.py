@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging import getLogger
 from typing import Any
@@ -15,10 +16,11 @@ from tabulate import tabulate
 from recbole_oov.compat import load_checkpoint
 from recbole_oov.config.base_model import base_model_config
 from recbole_oov.data.item_loader import ItemLoader
-from recbole_oov.errors import ConfigError
 from recbole_oov.evaluation.groups import GROUPS, group_of, prefixed
 from recbole_oov.model.base_embeddings import base_embeddings
+from recbole_oov.processes import on_first, seed_process
 from recbole_oov.trainer.base_checkpoint import load_base_checkpoint
+from recbole_oov.trainer.memory import MemoryWatch
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Stage:
         model: The model that was trained.
         epochs: Epochs it took; 0 where a checkpoint was read.
         seconds: How long it took.
+        peak_memory: The most memory it had in use, above what was in use when it began, in bytes.
         valid_result: The best validation result by metric; empty without validation.
     """
 
@@ -37,6 +40,7 @@ class Stage:
     model: str
     epochs: int = 0
     seconds: float = 0.0
+    peak_memory: int = 0
     valid_result: dict[str, float] = field(default_factory=dict)
 
 
@@ -51,7 +55,10 @@ class ColdStartTrainer(Trainer):
 
     Attributes:
         stages: What was done, stage by stage.
+        base_is_trained: Whether ``fit`` finds the base model's embeddings in the model already.
     """
+
+    base_is_trained = False
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
@@ -70,11 +77,9 @@ class ColdStartTrainer(Trainer):
         """Train both stages. Arguments and result as RecBole's; ``epochs``, ``callback_fn`` are of the second stage.
 
         Raises:
-            ConfigError: The base model has no embeddings, the checkpoint does not fit, or there are several processes.
+            ConfigError: The base model has no embeddings, or the checkpoint does not fit.
         """
-        if not self.config["single_spec"]:
-            raise ConfigError(f"nproc: {self.config['model']} trains in one process; leave nproc out")
-        if getattr(self, "_pending", None) is None:  # else the base embeddings are in the state that was read
+        if getattr(self, "_pending", None) is None and not self.base_is_trained:  # else they are in the model
             self.train_base(train_data, valid_data, verbose=verbose, saved=saved, show_progress=show_progress)
         init_seed(self.config["seed"], self.config["reproducibility"])
         if self.model.learns_from == "items":
@@ -94,6 +99,7 @@ class ColdStartTrainer(Trainer):
         base_embeddings(base)  # refuses a model without embeddings before it is trained
         with self.stage("base", config["model"], verbose=verbose) as stage:
             trainer = trainer_class(config)(config, base)
+            seed_process(config)
             if (path := self.config["base_checkpoint"]) is not None:
                 load_base_checkpoint(path, base, config)
                 self._log(f"base model read from {path}", verbose)
@@ -105,8 +111,8 @@ class ColdStartTrainer(Trainer):
                 trainer.fit(loader, valid_data, verbose, saved, show_progress)
                 stage.epochs, stage.valid_result = len(trainer.train_loss_dict), dict(trainer.best_valid_result or {})
                 if saved:
-                    best = load_checkpoint(trainer.saved_model_file, config["device"])
-                    base.load_state_dict(best["state_dict"])
+                    best = on_first(config, lambda: load_checkpoint(trainer.saved_model_file, "cpu")["state_dict"])
+                    base.load_state_dict(best)
                     self._log(
                         f"base_checkpoint: {trainer.saved_model_file} has the base model, for other runs", verbose
                     )
@@ -122,9 +128,19 @@ class ColdStartTrainer(Trainer):
             seed=self.config["seed"],
         )
 
-    def stage(self, name: str, model: str, *, verbose: bool = True) -> _StageLog:
-        """A context in which a stage runs: logged when it begins and, with its validation result, when it ends."""
-        return _StageLog(Stage(name, model), self.stages, lambda message: self._log(message, verbose))
+    @contextmanager
+    def stage(self, name: str, model: str, *, verbose: bool = True) -> Iterator[Stage]:
+        """A context in which a stage runs: logged when it begins and, with cost and validation result, when it ends."""
+        stage = Stage(name, model)
+        self._log(set_color(f"stage {name}", "yellow") + f": {model}", verbose)
+        begun = time.perf_counter()
+        with MemoryWatch(self.device) as memory:
+            yield stage
+        stage.seconds, stage.peak_memory = time.perf_counter() - begun, memory.peak
+        self.stages.append(stage)
+        cost = f"{stage.seconds:.1f} s, {stage.peak_memory / 2**20:.0f} MiB at most"
+        table = f"; best validation:\n{result_table(stage.valid_result)}" if stage.valid_result else ""
+        self._log(set_color(f"stage {name}: {model}, {stage.epochs} epochs, {cost}", "yellow") + table, verbose)
 
     def _log(self, message: str, verbose: bool) -> None:
         if verbose:
@@ -133,28 +149,6 @@ class ColdStartTrainer(Trainer):
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
         loader = train_data if self._items is None else self._items
         return super()._train_epoch(loader, epoch_idx, loss_func, show_progress)
-
-
-class _StageLog:
-    """Says when a stage begins, and what came of it."""
-
-    def __init__(self, stage: Stage, stages: list[Stage], log: Callable[[str], None]) -> None:
-        self._stage, self._stages, self._log = stage, stages, log
-
-    def __enter__(self) -> Stage:
-        self._begun = time.perf_counter()
-        self._log(set_color(f"stage {self._stage.name}", "yellow") + f": {self._stage.model}")
-        return self._stage
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is not None:
-            return
-        stage = self._stage
-        stage.seconds = time.perf_counter() - self._begun
-        self._stages.append(stage)
-        said = f"stage {stage.name}: {stage.model}, {stage.epochs} epochs, {stage.seconds:.1f} s"
-        table = f"; best validation:\n{result_table(stage.valid_result)}" if stage.valid_result else ""
-        self._log(set_color(said, "yellow") + table)
 
 
 def result_table(result: Mapping[str, float]) -> str:

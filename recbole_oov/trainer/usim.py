@@ -112,7 +112,7 @@ class USIMTrainer(ColdStartTrainer):
         return self.best_valid_score, self.best_valid_result
 
     def _calibrate(self, valid_data: Any, *, verbose: bool) -> dict[str, float]:
-        """Choose how long generated embeddings are: first what changes the order among OOV items, then what does not."""
+        """Choose how long generated embeddings are: what orders OOV items among themselves first, then the rest."""
         metric, config = str(self.valid_metric), self.config
         found: dict[tuple[float, float], dict[str, float]] = {}
 

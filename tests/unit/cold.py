@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_oov.config.keys import KnownKeys
 from recbole_oov.data.oov_split import oov_mask
 from recbole_oov.runner import Experiment, prepare
 from recbole_oov.testing import write_atomic
@@ -39,9 +40,9 @@ def write_tastes(folder: Path) -> Path:
 
 def experiment(name: str, folder: Path, **options: Any) -> Experiment:
     """An experiment on the data in ``folder``; options that are None are left out, and so is what the model lacks."""
-    given = {**SMALL, "data_path": str(folder), **options}
-    if name not in ("DeepMusic", "MetaEmb", "GeneratorControl"):
-        del given["item_batch_size"]
+    known = KnownKeys.of(name, None, {}).of_model
+    apart = {key for key in ("embedding_size", "item_batch_size") if key not in known}
+    given = {**{key: value for key, value in SMALL.items() if key not in apart}, "data_path": str(folder), **options}
     given = {key: value for key, value in given.items() if value is not None}
     return prepare(name, "tastes", config_dict=given, argv=[])
 

@@ -190,6 +190,10 @@ def test_parts_share_models_and_keep_the_metrics_of_every_user(
             row["test_result"]["recall@5"], abs=1e-4
         )
         assert row["epochs"] == 2 and 1 <= row["epochs_to_best"] <= 2
+        scores = dict(row["valid_scores"])
+        assert sorted(scores) == [0, 1] and max(scores.values()) == pytest.approx(row["best_valid"], abs=1e-6)
+        assert row["started"].endswith("+00:00") and row["command"].startswith("python run_recbole_oov.py benchmark ")
+        assert str(tmp_path) not in row["command"]
         assert ("search" in row) == (row["name"] == "searched")
     assert rows[1]["search"]["chosen"] in ("uniform", "dns") and rows[1]["search"]["cpu_seconds"] > 0
     assert len({row["targets"] for row in rows if row["part"] == "circles, BPR" and row["seed"] == 1}) == 1

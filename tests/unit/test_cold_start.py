@@ -191,6 +191,7 @@ def test_the_base_model_has_options_of_its_own(tastes: Path, here: Path, caplog:
     assert "[Sampler]: dns" in caplog.text
     for stage in ready.trainer.stages:
         assert {"ndcg@5", "iv_ndcg@5", "oov_ndcg@5"} <= set(stage.valid_result)
+        assert stage.seconds > 0 and stage.peak_memory >= 0
     assert ready.config["learning_rate"] == SMALL["learning_rate"], "the run's own options stay"
     assert ready.config["model"] == "DeepMusic"
 
@@ -202,13 +203,6 @@ def test_no_option_of_the_family_is_one_of_a_base_model() -> None:
     for name in FAMILY:
         own = yaml.safe_load((properties_folder() / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
         assert not taken & set(own), name
-
-
-def test_several_processes_are_refused(tastes: Path, here: Path) -> None:
-    ready = experiment("DeepMusic", tastes)
-    ready.config["single_spec"] = False
-    with pytest.raises(ConfigError, match="leave nproc out"):
-        ready.trainer.fit(ready.train_data, None, saved=False)
 
 
 # ---- its checkpoint ----

@@ -339,6 +339,12 @@ def test_neighbours_move_where_new_items_start(folder: Path) -> None:
     assert near.norm(dim=1).min() > 0
     assert model.generate(content[:0]).shape == (0, model.embedding_dim)
     assert made.trainer.best_valid_result["oov_ndcg@5"] > 0.2
+    oov = made.model.oov.nonzero().squeeze(1)
+    once, anew = made.model.generate(made.model.content[oov], oov), made.model.generate(made.model.content[oov])
+    torch.testing.assert_close(once, anew, rtol=0, atol=1e-6)
+    iv = made.model.iv_items[:4]
+    places, _ = made.model._neighbours_of_all()
+    assert not (made.model.iv_items[places[iv]] == iv[:, None]).any(), "a training item is no neighbour of itself"
 
 
 def test_lengths_are_chosen_on_validation_and_kept(folder: Path) -> None:
