@@ -9,7 +9,7 @@ from recbole_oov import compat, config, registry
 from recbole_oov.registry import register
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "register", "run"]
+__all__ = ["Recommender", "__version__", "load", "recommend", "register", "run"]
 
 compat.apply()
 registry.install()
@@ -20,4 +20,5 @@ from recbole_oov.data import oov_hook  # noqa: E402  (RecBole must be mended bef
 
 oov_hook.install()
 
+from recbole_oov.recommendation import Recommender, recommend  # noqa: E402
 from recbole_oov.runner import load, run  # noqa: E402
