@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from recbole_oov import __version__, registry
 from recbole_oov.config import parse_command_line
 from recbole_oov.errors import ConfigError, RecBoleOOVError
+from recbole_oov.processes import torchrun_group
 
 HELP = f"""recbole_oov {__version__}: out-of-vocabulary items, users and LLM recommenders for RecBole
 
   run_recbole_oov.py [run] [--model=NAME] [--dataset=NAME] [--config_files="A.yaml B.yaml"] [--KEY=VALUE …]
       Train and test a model. Without options: BPR on ml-100k, as run_recbole.py. Any RecBole option works.
-      --nproc=N --world_size=N --ip=HOST --port=N --group_offset=N   several processes
+      --nproc=N --world_size=N --ip=HOST --port=N --group_offset=N   several processes; or torchrun (docs/scale.md)
       --resume   continue the last run of these options that was cut off; --resume=saved/NAME.json a certain one
   run_recbole_oov.py benchmark FILE.yaml [--KEY=VALUE …]
-      Run the models, data sets and seeds of a benchmark file; continues where it stopped.
+      Run the models, data sets and seeds of a benchmark file; continues where it stopped (docs/benchmark.md).
+      --jobs=N   N cells side by side; --seeds=[…], --only=PARTS, --output=FOLDER, --tune=False
+  run_recbole_oov.py recommend --checkpoint=saved/NAME.json (--user=ID | --history="ID ID" | --new_items=FILE) [--k=N]
+      Items for a user or a history, users for new items by their content; --groups, --scores, --keep_seen, --json;
+      --explain: what of the history moved the scores (OOVLLMRec).
+  run_recbole_oov.py report FILE.yaml|FOLDER [--reference=NAME] [--k=N]
+      Write tables, HTML page and plots of the results that are there again, without running anything.
+  run_recbole_oov.py from-csv FILE.csv --name=NAME --user=COLUMN --item=COLUMN [--items=ITEMS.csv --text=[COLUMNS]] …
+      Make a data set of CSV files (docs/own-data.md).
+  run_recbole_oov.py describe DATASET [--plot=FILE.png] [--json] [--KEY=VALUE …]
+      What is in a data set, and what each protocol would leave of it.
+  run_recbole_oov.py encode --dataset=NAME --output=FILE.npz [--content=ENCODER] [--KEY=VALUE …]
+      Item text to a content file, once, for --content="{{from: file, path: FILE.npz}}".
+  run_recbole_oov.py export --checkpoint=saved/NAME.json --output=FOLDER [--format=npy|parquet] [--index=faiss]
+      Embeddings of items and users by whose dot product a model ranks.
+  run_recbole_oov.py push --checkpoint=saved/NAME.json --to=FOLDER|hf://owner/name
+  run_recbole_oov.py pull --from=FOLDER|hf://owner/name --to=FOLDER
+      A checkpoint as a folder with a model card, for others, and back (docs/tools.md).
+  run_recbole_oov.py doctor [--json]
+      What is installed and whether it works together, devices, folders.
   run_recbole_oov.py models
       List the models that can be run.
 """
@@ -44,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
         command = _COMMANDS.get(name)
         if command is None:
             raise ConfigError(f"there is no command {name!r}; there are {', '.join(_COMMANDS)} (see --help)")
+        if name != "run" and torchrun_group() is not None:
+            raise ConfigError(f"torchrun: {name} runs in one process; start it without torchrun")
         command(list(rest))
     except RecBoleOOVError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -99,10 +123,46 @@ def _benchmark(argv: list[str]) -> None:
     benchmark(argv[0], parse_command_line(argv[1:]))
 
 
+def _recommend(argv: list[str]) -> None:
+    from recbole_oov.recommendation.command import command
+
+    command(argv)
+
+
+def _report(argv: list[str]) -> None:
+    from recbole_oov.report.command import command
+
+    command(argv)
+
+
+def _tool(module: str, name: str) -> Callable[[list[str]], None]:
+    """A command of :mod:`recbole_oov.tools`, imported when it runs."""
+
+    def run(argv: list[str]) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+            getattr(importlib.import_module(f"recbole_oov.tools.{module}"), name)(argv)
+
+    return run
+
+
 def _models(argv: list[str]) -> None:
     ours = set(registry.plugin_model_names())
     for name in registry.model_names():
         print(f"{name}{'  (recbole_oov)' if name in ours else ''}")
 
 
-_COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": _run, "benchmark": _benchmark, "models": _models}
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "run": _run,
+    "benchmark": _benchmark,
+    "recommend": _recommend,
+    "report": _report,
+    "from-csv": _tool("from_csv", "from_csv"),
+    "describe": _tool("describe", "describe"),
+    "encode": _tool("encode", "encode"),
+    "export": _tool("export", "export"),
+    "push": _tool("hub", "push"),
+    "pull": _tool("hub", "pull"),
+    "doctor": _tool("doctor", "doctor"),
+    "models": _models,
+}

