@@ -41,7 +41,7 @@ def write_tastes(folder: Path) -> Path:
 def experiment(name: str, folder: Path, **options: Any) -> Experiment:
     """An experiment on the data in ``folder``; options that are None are left out, and so is what the model lacks."""
     known = KnownKeys.of(name, None, {}).of_model
-    apart = {key for key in ("embedding_size", "item_batch_size") if key not in known}
+    apart = {"item_batch_size"} - known if "base_model" in known else {"embedding_size", "item_batch_size"} - known
     given = {**{key: value for key, value in SMALL.items() if key not in apart}, "data_path": str(folder), **options}
     given = {key: value for key, value in given.items() if value is not None}
     return prepare(name, "tastes", config_dict=given, argv=[])
