@@ -27,7 +27,7 @@ from recbole_oov.model.imagination import (
     imagine,
     state_of,
 )
-from recbole_oov.model.imagination_ppo import Critic, ImaginationSettings, Step, rollout
+from recbole_oov.model.imagination_ppo import Critic, ImaginationSettings
 from recbole_oov.model.ranking import RankingPotential, ranking_loss
 
 _ROWS = 1024
@@ -256,17 +256,12 @@ class USIM(DeepMusic):
         return Potential(targets, users, self.settings.switches, self._weight)
 
     @torch.no_grad()
-    def try_out(self, items: Tensor, users: UserSpace, draw: torch.Generator) -> tuple[Targets, list[list[Step]]]:
-        """Sequences for some training items, for the policy to learn from. (B,)"""
+    def lesson(self, items: Tensor, users: UserSpace, draw: torch.Generator) -> tuple[Tensor, Targets, Potential]:
+        """What the policy learns from: where some training items start, where they should end, how far that is. (B,)"""
         self.generator.eval()  # it is trained, and drops nothing any more
         targets = self.targets(items, draw)
         start = self.starts(self.content[items], items)
-        potential = self.potential(targets, users, start)
-        rollouts = [
-            rollout(start, targets, potential, self.policy, users, self.settings, draw)
-            for _ in range(self.settings.rollouts)
-        ]
-        return targets, rollouts
+        return start, targets, self.potential(targets, users, start)
 
     # ---- what OOV items get ----
 
@@ -376,6 +371,7 @@ _WORDS = {
     "embedding_units": ("norm", "raw"),
     "generator_objective": ("regression", "ranking"),
     "imagination_reward": ("distance", "ranking"),
+    "imagination_learning": ("ppo", "direct"),
 }
 
 

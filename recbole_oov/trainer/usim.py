@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from logging import getLogger
 from typing import Any
 
 import torch
 from recbole.utils import init_seed
+from torch import Tensor
 
 from recbole_oov.compat import load_checkpoint
 from recbole_oov.data.item_loader import ItemLoader
 from recbole_oov.evaluation.dot_product import dot_product_ndcg
 from recbole_oov.evaluation.groups import group_of
-from recbole_oov.model.imagination import STOP_RULES, Sequences, StopRule
-from recbole_oov.model.imagination_ppo import RecPPO, Step
+from recbole_oov.model.imagination import STOP_RULES, Potential, Sequences, StopRule, Targets, UserSpace
+from recbole_oov.model.imagination_direct import DirectLearner, Expected
+from recbole_oov.model.imagination_ppo import RecPPO, Step, rollout
 from recbole_oov.trainer.cold_start import ColdStartTrainer, Stage, result_table
 
 
@@ -47,6 +49,42 @@ class Tried:
             sum(int((step.action == step.candidates.shape[1]).sum()) for step in steps) / n_sequences,
         )
 
+    @classmethod
+    def of_expected(cls, found: Expected) -> Tried:
+        """A summary of what was differentiated instead of tried out."""
+        means = (float(value.mean()) for value in (found.length, found.gain, found.ended))
+        length, gain, ended = means
+        return cls(length, gain, found.parts.mean(dim=0).tolist(), ended)
+
+
+Lesson = Callable[[Tensor, Targets, Potential], Tried]
+"""Lets the policy learn from some items: where they start, where they should end, and how far that is."""
+
+
+def lessons_of(model: Any, learning: str, users: UserSpace, draw: torch.Generator) -> Lesson:
+    """How the policy of a :class:`recbole_oov.model.usim.USIM` learns.
+
+    Args:
+        model: The model.
+        learning: ``ppo``, or ``direct`` for :mod:`recbole_oov.model.imagination_direct`.
+        users: All users.
+        draw: The only source of randomness.
+    """
+    settings = model.settings
+    if learning == "direct":
+        learner = DirectLearner(model.policy, settings)
+        return lambda *given: Tried.of_expected(learner.learn(*given, users, draw))
+    ppo = RecPPO(model.policy, model.critic, settings)
+
+    def tried(start: Tensor, targets: Targets, potential: Potential) -> Tried:
+        rollouts = [
+            rollout(start, targets, potential, model.policy, users, settings, draw) for _ in range(settings.rollouts)
+        ]
+        ppo.learn(rollouts, targets, users, draw)
+        return Tried.of(rollouts, len(start) * len(rollouts))
+
+    return tried
+
 
 Ending = tuple[StopRule, int]
 """A stop rule, and the number of steps at which it ends at the latest."""
@@ -68,7 +106,7 @@ class Outcome:
     score: float
     result: dict[str, float]
     ending: Ending
-    state: dict[str, torch.Tensor]
+    state: dict[str, Tensor]
 
     def __str__(self) -> str:
         rule, steps = self.ending
@@ -133,11 +171,11 @@ class USIMTrainer(ColdStartTrainer):
         config, model = self.config, self.model
         init_seed(config["seed"], config["reproducibility"])
         model.learns_to_imagine(True)
-        ppo = RecPPO(model.policy, model.critic, model.settings)
         draw = torch.Generator(device=self.device).manual_seed(config["seed"])
         loader = ItemLoader(
             model.iv_items, item_field=model.ITEM_ID, batch_size=config["imagination_batch_size"], seed=config["seed"]
         )
+        learn = lessons_of(model, config["imagination_learning"], model.user_space(), draw)
         best: Outcome | None = None
         if valid_data:
             before = self._outcome(("fixed", 0), valid_data, show_progress)
@@ -145,7 +183,7 @@ class USIMTrainer(ColdStartTrainer):
             best = before if config["stop_rule"] is None else None
         since = 0
         while stage.epochs < config["imagination_epochs"] and since < config["imagination_patience"]:
-            self._log(f"imagination epoch {stage.epochs}: {self._tried(ppo, loader, draw)}", verbose)
+            self._log(f"imagination epoch {stage.epochs}: {self._learned(learn, loader, draw)}", verbose)
             stage.epochs += 1
             if not valid_data:
                 continue
@@ -205,7 +243,7 @@ class USIMTrainer(ColdStartTrainer):
         """The ways to end a sequence that the options leave open, shorter ones first; none twice."""
         rules = STOP_RULES if self.config["stop_rule"] is None else (self.config["stop_rule"],)
         sequences = self._sequences()
-        seen: list[torch.Tensor] = []
+        seen: list[Tensor] = []
         for rule in rules:
             exact = rule != "fixed" or self.config["stop_steps"] is not None
             for steps in [self._at_most()] if exact else range(1, self._at_most() + 1):
@@ -214,16 +252,14 @@ class USIMTrainer(ColdStartTrainer):
                     yield rule, steps
                 seen.append(lengths)
 
-    def _tried(self, ppo: RecPPO, loader: ItemLoader, draw: torch.Generator) -> str:
+    def _learned(self, learn: Lesson, loader: ItemLoader, draw: torch.Generator) -> str:
         """Let the policy learn from one pass over the training items, and say how it went."""
         model = self.model
         users, found, sizes = model.user_space(), [], []
         model.train()
         for batch in loader:
             items = batch[model.ITEM_ID]
-            targets, rollouts = model.try_out(items, users, draw)
-            ppo.learn(rollouts, targets, users, draw)
-            found.append(Tried.of(rollouts, len(items) * len(rollouts)))
+            found.append(learn(*model.lesson(items, users, draw)))
             sizes.append(len(items))
         model.eval()
         share = [size / sum(sizes) for size in sizes]
