@@ -1,4 +1,4 @@
-"""The sequence objective by its own gradient: a certain policy gains its sequence's worth; it learns what PPO learns."""
+"""Sequences by their own gradient: a certain policy gains what its sequence is worth; it learns what PPO learns."""
 
 from __future__ import annotations
 
