@@ -1,7 +1,7 @@
 """The objective of USIM without reinforcement learning: a policy is differentiated through its own steps.
 
-Ours, as a cheaper baseline for PPO (:mod:`recbole_oov.model.imagination_ppo`): where transition and reward are known and
-smooth, as they are for a frozen dot-product model, nothing has to be tried out.
+Ours, as a cheaper baseline for PPO (:mod:`recbole_oov.model.imagination_ppo`): where transition and reward are known
+and smooth, as they are for a frozen dot-product model, nothing has to be tried out.
 """
 
 from __future__ import annotations
