@@ -12,22 +12,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from recbole_oov.report.cells import Cell, as_given
 from recbole_oov.report.jobs import Task, run_tasks
 from recbole_oov.report.measure import run_cell
-from recbole_oov.report.progress import Progress
+from recbole_oov.report.progress import Progress, screen
 from recbole_oov.report.results import read_results
 from recbole_oov.report.spec import read_spec
-from recbole_oov.report.tables import write_tables
+from recbole_oov.report.tables import write_report
 from recbole_oov.report.tuning import apply_tuning, check_searches, is_finished, searches_of
 
 __all__ = ["Cell", "benchmark", "cells_of", "read_results", "read_spec", "run_cell"]
 
 
 def benchmark(file: str, overrides: Mapping[str, Any]) -> Path:
-    """Run the missing cells of a benchmark file and write its tables.
+    """Run the missing cells of a benchmark file and write its report.
 
     Several processes may work on one folder at a time, each on seeds or parts of its own.
 
@@ -37,7 +35,7 @@ def benchmark(file: str, overrides: Mapping[str, Any]) -> Path:
             stronger than the file.
 
     Returns:
-        The folder with ``results.jsonl`` and ``table.md``.
+        The folder with ``results.jsonl``, the tables, the page and the plots.
 
     Raises:
         ConfigError: The file cannot be used.
@@ -45,13 +43,13 @@ def benchmark(file: str, overrides: Mapping[str, Any]) -> Path:
     spec = read_spec(file, overrides)
     output = Path(spec["output"])
     output.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = screen()
     with Progress(console, spec["k"]) as progress:
         _search(spec, progress)
         _run_cells(spec, progress)
     # Other processes may have done other seeds and parts: the tables are of all that is in the folder.
     rows = read_results(output / "results.jsonl")
-    write_tables(spec, cells_of({**spec, "only": None}), rows, output, console)
+    write_report(spec, cells_of({**spec, "only": None}), rows, output, console)
     return output
 
 
