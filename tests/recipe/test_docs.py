@@ -119,8 +119,14 @@ def test_the_everyday_commands(shop: Path, tmp_path: Path, capsys: pytest.Captur
         for old, new in named.items():
             line = line.replace(old, new)
         type_in(line)
-        if line.startswith("recbole-oov recommend"):
-            assert capsys.readouterr().out.count("u1 ") == 5
+        printed = capsys.readouterr().out
+        if line.endswith("--user=u1 --k=5"):
+            assert printed.count("u1 ") == 5
+        if line.endswith("--json"):
+            assert len(json.loads(printed)["recommendations"]) == 5
+    (script,) = blocks("tools.md", "python")
+    exec(compile(script.replace("saved/NAME.json", named["saved/NAME.json"]), "tools.md", "exec"), {})
+    assert capsys.readouterr().out.count("new 1") == 5
     assert {words(line)[0] for line in typed} == TOOLS
     assert Path("tastes.png").stat().st_size > 10_000
     assert Path("vectors/items.faiss").is_file() and Path("models/mine/model.json").is_file()
