@@ -70,7 +70,7 @@ def scatter(table: Table, column: Column) -> Markup | None:
                 class_=kind,
             )
         )
-    drawn = [(x(p.cost) - 1.5, y(p.high), x(p.cost) + 1.5, y(p.low)) for p in models]
+    drawn: list[tuple[float, ...]] = [(x(p.cost) - 1.5, y(p.high), x(p.cost) + 1.5, y(p.low)) for p in models]
     drawn += [_box(*pair) for pair in pairwise(steps)]
     parts += _labels([(x(p.cost), y(p.value), p.name) for p in models], drawn, width, height - 44)
     parts.append(tag("text", "seconds of training", x=(56 + width - 12) / 2, y=height - 6, class_="axis middle"))

@@ -13,7 +13,7 @@ from recbole_oov.report.summary import Table
 from recbole_oov.report.words import column_label, slug
 
 _INK, _ACCENT, _RULE = "#666a72", "#1d5fa8", "#e3e0d8"
-_NO_FRAME = {"axes.spines.top": False, "axes.spines.right": False}
+_NO_FRAME: Any = {"axes.spines.top": False, "axes.spines.right": False}
 
 
 def save_plots(tables: list[Table], folder: Path) -> str:

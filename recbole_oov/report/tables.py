@@ -71,8 +71,8 @@ def show(table: Table, console: Console) -> None:
         title = f"{table.title}{f', {heading}' if heading else ''}, test, mean over seeds [95 % interval over users]"
         shown = len(head) - (head[-1] == UNFINISHED)  # a reason is too long for a column
         screen = ScreenTable(*map(escape, head[:shown]), title=escape(title))
-        for line in lines:
-            screen.add_row(*map(escape, line[:shown]))
+        for cells in lines:
+            screen.add_row(*map(escape, cells[:shown]))
         console.print(screen)
     for line in table.lines:
         if line.problem:
