@@ -12,6 +12,7 @@ from recbole.utils import get_model, init_logger, init_seed
 from recbole_oov.checkpoints import CheckpointError
 from recbole_oov.compat import load_checkpoint
 from recbole_oov.config.places import dataset_folder, dataset_problems
+from recbole_oov.data.identity import ids_fingerprint
 from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.refusals import recbole_refusals
 
@@ -39,6 +40,13 @@ def load_checkpoint_and_data(
         getLogger().info(dataset)
     with recbole_refusals("the split"):
         train_data, valid_data, test_data = data_preparation(config, dataset)
+    # Checkpoints of RecBole's own, and those of releases before it was written, do not say.
+    if state.get("ids") is not None and state["ids"] != ids_fingerprint(train_data._dataset):
+        raise DataError(
+            f"dataset: {config['dataset']} in {folder} has other users or items, or another split, than the data that "
+            f"the model was trained on; its weights belong to the ids of that data. Name the folder that holds it with "
+            f"data_path"
+        )
     init_seed(config["seed"], config["reproducibility"])
     with recbole_refusals("the model"):
         model = get_model(config["model"])(config, train_data._dataset).to(config["device"])

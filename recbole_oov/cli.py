@@ -68,7 +68,9 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"there is no command {name!r}; there are {', '.join(_COMMANDS)} (see --help)")
         if name != "run" and torchrun_group() is not None:
             raise ConfigError(f"torchrun: {name} runs in one process; start it without torchrun")
-        command(list(rest))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")  # of no use to whoever types
+            command(list(rest))
     except RecBoleOOVError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -139,9 +141,7 @@ def _tool(module: str, name: str) -> Callable[[list[str]], None]:
     """A command of :mod:`recbole_oov.tools`, imported when it runs."""
 
     def run(argv: list[str]) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
-            getattr(importlib.import_module(f"recbole_oov.tools.{module}"), name)(argv)
+        getattr(importlib.import_module(f"recbole_oov.tools.{module}"), name)(argv)
 
     return run
 

@@ -190,8 +190,8 @@ class Recommender:
         scores: bool,
     ) -> list[RecommendedItem]:
         left = values.isfinite().sum(dim=1)
-        if (left < k).any():
-            at = int((left < k).nonzero()[0, 0])
+        if int(left.min()) < k:
+            at = int(left.argmin())
             raise ConfigError(
                 f"k: {k} is more than the {int(left[at])} items ({group}) that {cases[at]} can be recommended; give a "
                 f"smaller k"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,29 @@ def command(argv: Sequence[str]) -> None:
     arguments |= {name: given[name].split() for name in ("users", "history") if name in given}
     arguments |= {name: _switch(name, given[name]) for name in ("scores", "keep_seen", "explain") if name in given}
     if "k" in given:
-        if not given["k"].isdecimal():
+        if not (given["k"].isascii() and given["k"].isdecimal()):
             raise ConfigError(f"k: {given['k']!r} is not allowed; give a whole number of at least 1")
         arguments["k"] = int(given["k"])
     if "new_items" in given:
         arguments["new_items"] = read_item_file(Path(given["new_items"]))
-    logging.getLogger("recbole").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what libraries say about themselves is no part of the answer
+    with _quiet():
         found = recommend(given["checkpoint"], **arguments)
     print(found.to_json(indent=2) if _switch("json", given.get("json", "False")) else found)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What libraries say about themselves is no part of the answer, nor what the training has said already."""
+    logging.getLogger("recbole").setLevel(logging.ERROR)
+    ours = logging.getLogger("recbole_oov")
+    level = ours.level
+    ours.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        ours.setLevel(level)
 
 
 def _options(argv: Sequence[str]) -> dict[str, str]:

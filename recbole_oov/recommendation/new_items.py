@@ -125,7 +125,9 @@ def score_new_items(model: Any, users: Tensor, content: Tensor) -> Tensor:
 def _check_columns(item: Any, at: int, known: Sequence[str], used: Sequence[str]) -> None:
     if not isinstance(item, Mapping) or not item:
         raise ConfigError(f"new_items: item {at} is {item!r}; describe it as in {{{used[0]!r}: …}}")
-    for column in item:
+    for column, value in item.items():
+        if isinstance(value, Mapping):
+            raise ConfigError(f"new_items: item {at} has {value!r} as {column}; give text, a number or a list of words")
         if column not in known:
             near = difflib.get_close_matches(str(column), known, n=1)
             hint = f"; do you mean {near[0]}?" if near else ""

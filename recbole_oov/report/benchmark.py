@@ -12,22 +12,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from recbole_oov.config import OOVConfig
+from recbole_oov.errors import ConfigError, RecBoleOOVError
 from recbole_oov.report.cells import Cell, as_given
 from recbole_oov.report.jobs import Task, run_tasks
 from recbole_oov.report.measure import run_cell
-from recbole_oov.report.progress import Progress
-from recbole_oov.report.results import read_results
-from recbole_oov.report.spec import read_spec
-from recbole_oov.report.tables import write_tables
+from recbole_oov.report.progress import Progress, screen
+from recbole_oov.report.results import read_results, writing_to
+from recbole_oov.report.spec import parts_of, read_spec
+from recbole_oov.report.tables import write_report
 from recbole_oov.report.tuning import apply_tuning, check_searches, is_finished, searches_of
 
 __all__ = ["Cell", "benchmark", "cells_of", "read_results", "read_spec", "run_cell"]
 
 
 def benchmark(file: str, overrides: Mapping[str, Any]) -> Path:
-    """Run the missing cells of a benchmark file and write its tables.
+    """Run the missing cells of a benchmark file and write its report.
 
     Several processes may work on one folder at a time, each on seeds or parts of its own.
 
@@ -37,21 +37,23 @@ def benchmark(file: str, overrides: Mapping[str, Any]) -> Path:
             stronger than the file.
 
     Returns:
-        The folder with ``results.jsonl`` and ``table.md``.
+        The folder with ``results.jsonl``, the tables, the page and the plots.
 
     Raises:
         ConfigError: The file cannot be used.
     """
     spec = read_spec(file, overrides)
     output = Path(spec["output"])
-    output.mkdir(parents=True, exist_ok=True)
-    console = Console()
-    with Progress(console, spec["k"]) as progress:
-        _search(spec, progress)
-        _run_cells(spec, progress)
-    # Other processes may have done other seeds and parts: the tables are of all that is in the folder.
-    rows = read_results(output / "results.jsonl")
-    write_tables(spec, cells_of({**spec, "only": None}), rows, output, console)
+    _check_options(spec)
+    console = screen()
+    with writing_to(output, "make room or choose another output; finished cells are kept"):
+        output.mkdir(parents=True, exist_ok=True)
+        with Progress(console, spec["k"]) as progress:
+            _search(spec, progress)
+            _run_cells(spec, progress)
+        # Other processes may have done other seeds and parts: the tables are of all that is in the folder.
+        rows = read_results(output / "results.jsonl")
+        write_report(spec, cells_of({**spec, "only": None}), rows, output, console)
     return output
 
 
@@ -61,6 +63,25 @@ def cells_of(spec: Mapping[str, Any]) -> list[Cell]:
     One seed of every model comes before the next seed, so that an unfinished sweep is a fair one.
     """
     return apply_tuning(spec, list(as_given(spec)))
+
+
+def _check_options(spec: Mapping[str, Any]) -> None:
+    """Refuse to begin a benchmark of which no row could run, as with a misspelt option for all models."""
+    if read_results(Path(spec["output"]) / "results.jsonl") or any(part.carve for part in parts_of(spec)):
+        return  # it has begun, or the files of a split are still to be made
+    problems: list[str] = []
+    for cell in {(cell.part, cell.name): cell for cell in as_given(spec)}.values():
+        quiet = {"show_progress": False, "state": "WARNING"}
+        try:
+            OOVConfig(cell.model, cell.dataset, config_dict={**cell.options, **quiet}, argv=[])
+        except ConfigError as error:
+            problems += error.errors
+        except RecBoleOOVError as error:
+            problems.append(str(error))
+        else:
+            return
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
 
 
 def _search(spec: Mapping[str, Any], progress: Progress) -> None:

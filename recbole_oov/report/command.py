@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from recbole_oov.errors import ConfigError
 from recbole_oov.report.benchmark import cells_of
 from recbole_oov.report.cells import Cell
-from recbole_oov.report.plots import save_plots
-from recbole_oov.report.results import read_results
+from recbole_oov.report.progress import screen
+from recbole_oov.report.results import read_results, writing_to
 from recbole_oov.report.spec import read_spec
 from recbole_oov.report.summary import Rows
-from recbole_oov.report.tables import write_tables
+from recbole_oov.report.tables import write_report
 
 _OF_FOLDER = ("reference", "k", "title")
 
@@ -35,6 +33,8 @@ def report(target: str, overrides: Mapping[str, Any]) -> Path:
     Raises:
         ConfigError: There are no results, an option is none, or the rows cannot be compared.
     """
+    if not Path(target).exists():
+        raise ConfigError(f"report: there is no file or folder {target}; name a benchmark file or a folder of results")
     if Path(target).is_dir():
         unknown = sorted(set(overrides) - set(_OF_FOLDER))
         if unknown:
@@ -50,10 +50,8 @@ def report(target: str, overrides: Mapping[str, Any]) -> Path:
         cells = list(cells_of({**spec, "only": None}))
     if not isinstance(spec["k"], int) or spec["k"] < 1:
         raise ConfigError(f"report: k={spec['k']!r} is not a whole number from 1 on")
-    console = Console()
-    tables = write_tables(spec, cells, rows, output, console)
-    console.print(save_plots(tables, output / "plots"), markup=False, highlight=False)
-    console.print(f"report: {output / 'report.html'}", markup=False, highlight=False)
+    with writing_to(output, "the results themselves are as they were"):
+        write_report(spec, cells, rows, output, screen())
     return output
 
 

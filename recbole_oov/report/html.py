@@ -12,7 +12,7 @@ from recbole_oov.report.markup import Markup, join, tag
 from recbole_oov.report.provenance import provenance
 from recbole_oov.report.statistics import smaller_is_better
 from recbole_oov.report.summary import Estimate, Line, Table
-from recbole_oov.report.words import GROUPS, cost, interval, legend, metric_label, number, slug
+from recbole_oov.report.words import GROUPS, column_label, cost, interval, legend, metric_label, number, slug
 
 _COSTS = ("epochs", "epochs to best", "train s", "search CPU s", "peak MiB", "parameters")
 """The columns of cost; the others are in the CSV."""
@@ -192,30 +192,39 @@ def _problems(table: Table) -> Markup | None:
 
 
 def _figures(table: Table) -> Markup | None:
-    label = metric_label(table.main[1])
-    where = f", {GROUPS.get(table.main[0], table.main[0])}" if len(table.views) > 1 else ""
-    drawn = [
-        (drawings.forest(table), f"{label}{where}, with 95 % intervals over users"),
-        (
-            drawings.scatter(table),
-            f"{label}{where}, against its cost; nothing cheaper is better than what is filled in",
-        ),
-    ]
-    figures = [tag("figure", svg, tag("figcaption", caption)) for svg, caption in drawn if svg is not None]
-    return tag("div", *figures, class_="figures") if figures else None
+    """Intervals on the left, one drawing a view, and cost against quality on the right."""
+    intervals, costs = [], []
+    for column in table.drawn:
+        forest, label = drawings.forest(table, column), column_label(table, column)
+        if forest is not None:
+            caption = f"{label}, with 95 % intervals over users"
+            intervals.append(tag("figure", forest, tag("figcaption", caption)))
+    for column in table.weighed:
+        scatter, label = drawings.scatter(table, column), column_label(table, column)
+        if scatter is not None:
+            caption = f"{label}, against its cost; nothing cheaper is better than what is filled in"
+            costs.append(tag("figure", scatter, tag("figcaption", caption)))
+    columns = [tag("div", *figures) for figures in (intervals, costs) if figures]
+    return tag("div", *columns, class_="figures") if columns else None
 
 
 def _curves(table: Table) -> Markup | None:
     scales = drawings.curve_scales(table.lines)
-    if scales is None:
+    if not scales:
         return None
-    drawn = [(line.name, drawings.curves(line, *scales)) for line in table.lines]
-    metric = str(next(row for line in table.lines for row in line.rows)["options"].get("valid_metric", "validation"))
+    drawn = []
+    for line in table.lines:
+        metric = drawings.validation_metric(line)
+        svg = drawings.curves(line, *scales[metric]) if metric in scales else None
+        if svg is not None:
+            small = tag("span", metric, class_="facts") if len(scales) > 1 else None
+            drawn.append(tag("div", tag("h4", line.name, small), svg))
+    what = "The score" if len(scales) > 1 else next(iter(scales))
     return tag(
         "figure",
-        tag("div", *(tag("div", tag("h4", name), svg) for name, svg in drawn if svg is not None), class_="curves"),
-        tag("figcaption", f"{metric} on the validation part over epochs, one line a seed"),
-        style="margin-top:1.25rem",
+        tag("div", *drawn, class_="curves"),
+        tag("figcaption", f"{what} on the validation part over epochs, one line a seed"),
+        class_="apart",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,6 +164,7 @@ def _child(task: Task, spec: Mapping[str, Any], connection: Connection, threads:
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")  # as the command line does
     _work(task, spec, lambda kind, row: connection.send((kind, row)), placed)
     connection.close()
 

@@ -9,6 +9,8 @@ from recbole_oov.report.summary import Line, Table
 from recbole_oov.report.words import cost, interval, metric_label, number, p_value
 
 COSTS = ("epochs", "epochs to best", "train s", "train CPU s", "search CPU s")
+UNFINISHED = "unfinished"
+"""The last column, where a seed is missing or has failed."""
 Grid = tuple[list[str], list[list[str]]]
 
 
@@ -44,7 +46,7 @@ def _grid(table: Table, views: list[str], name_of_view: str) -> Grid:
     head = ["model", "seeds", *([name_of_view] if name_of_view else []), *map(metric_label, metrics), *costs]
     head += [f"p ({main}) against {table.reference}"] if tested else []
     problems = any(line.problem for line in table.lines)
-    head += ["unfinished"] if problems else []
+    head += [UNFINISHED] if problems else []
     lines = []
     for line in table.lines:
         for view in views:

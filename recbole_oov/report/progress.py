@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +13,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from recbole_oov.evaluation.ranks import metrics_of_ranks
 
-__all__ = ["Progress", "outcome"]
+__all__ = ["Progress", "outcome", "screen"]
 
 _FINISHED_SHOWN = 12
+_WIDTH_OF_FILES = 160
 
 
 @dataclass
@@ -28,6 +31,12 @@ class _Line:
     seconds: float | None = None
     valid: str = ""
     test: str = ""
+
+
+def screen() -> Console:
+    """What to print to; in a file, which has no width of its own, tables may be as wide as they are."""
+    plain = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=_WIDTH_OF_FILES if plain else None)
 
 
 class Progress:
@@ -90,8 +99,10 @@ class Progress:
         self._finished.append(line)
 
     def _table(self) -> Table:
-        table = Table("cell", "state", "seconds", "validation", "test", caption=f"{self._waiting} to come")
-        for line in (*self._finished[-_FINISHED_SHOWN:], *self._running.values()):
+        """What runs on top, then what has finished last: a terminal that is too low cuts the oldest off."""
+        test = Column("test", no_wrap=True, overflow="ellipsis")
+        table = Table("cell", "state", "seconds", "validation", test, caption=f"{self._waiting} to come")
+        for line in (*self._running.values(), *reversed(self._finished[-_FINISHED_SHOWN:])):
             seconds = line.seconds if line.seconds is not None else time.monotonic() - line.begun
             table.add_row(line.label, line.state, f"{seconds:.0f}", line.valid, line.test)
         return table

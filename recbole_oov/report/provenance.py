@@ -29,7 +29,7 @@ def provenance(table: Table, at: int) -> Markup | None:
     facts: list[Markup] = []
     for label, values in _facts(rows).items():
         facts += [tag("dt", label), *(tag("dd", value) for value in values)]
-    heads = [_heading(label, place) for place, label in enumerate([*_COLUMNS, "cell", "its own options"])]
+    heads = [_heading(label, place) for place, label in enumerate([*_COLUMNS, "configuration", "its own options"])]
     shared = _shared_options(rows)
     lines = [_row(row, shared) for row in rows]
     content = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *lines), class_="sortable", id=f"runs-{at}")
@@ -57,10 +57,21 @@ def _facts(rows: Rows) -> dict[str, list[str]]:
         "started": [min((row["started"] for row in rows if row.get("started")), default="")],
         "seeds": [", ".join(map(str, sorted({row["seed"] for row in rows})))],
         "held-out rows": [f"{len({row['targets'] for row in rows})} split(s), SHA-256 {rows[0]['targets'][:16]}…"],
-        "tuning": [_json(row["tuning"]) if row.get("tuning") else "" for row in rows],
+        "tuning": [_tuning(row) for row in rows],
     }
     different = {label: [str(value) for value in dict.fromkeys(values) if value] for label, values in facts.items()}
     return {label: values for label, values in different.items() if values}
+
+
+def _tuning(row: Mapping[str, Any]) -> str:
+    """How a row's settings were chosen; nothing where the benchmark searches for none."""
+    tuned = row.get("tuned")
+    if not tuned:
+        return ""
+    if not tuned.get("trials"):
+        return f"{row['name']}: as given, {tuned.get('why', 'no search')}"
+    chosen = ", ".join(f"{key}: {value}" for key, value in (tuned.get("settings") or {}).items()) or "as given"
+    return f"{row['name']}: trial {tuned.get('chosen')} of {tuned['trials']}, {chosen}"
 
 
 def _shared_options(rows: Rows) -> dict[str, Any]:
@@ -74,8 +85,8 @@ def _row(row: Mapping[str, Any], shared: Mapping[str, Any]) -> Markup:
         value = row.get(name)
         text = str(value) if name in ("seed", "best_valid") and value is not None else cost(value)
         cells.append(tag("td", text, data_value="" if value is None else value))
-    # A cell's key tells its whole configuration; twelve letters are enough to find its line.
-    key = str(row.get("config_hash") or row["key"])[:12]
+    # Of all options, defaults included; twelve digits are enough to find its line.
+    key = str(row.get("config") or row["key"])[:12]
     cells.append(tag("td", tag("code", key), data_value=key))
     own = {key: value for key, value in row["options"].items() if key not in shared and key != "seed"}
     text = ", ".join(f"{key}: {value if isinstance(value, str) else _json(value)}" for key, value in own.items())

@@ -11,19 +11,38 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append_row", "locked", "read_results"]
+from recbole_oov.errors import DataError
+
+__all__ = ["append_row", "locked", "read_results", "writing_to"]
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The rows so far; a last line that a kill cut short is left out."""
+    """The rows so far; a line that a kill or a full disk cut short is left out."""
     rows = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if isinstance(row, dict) and "key" in row:
+                rows.append(row)
+            else:
                 getLogger(__name__).warning("%s: an unfinished line is left out", path)
     return rows
+
+
+@contextmanager
+def writing_to(folder: Path, remedy: str) -> Iterator[None]:
+    """Say in one line why the folder of results could not be written.
+
+    Raises:
+        DataError: It could not.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error}); {remedy}") from error
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:

@@ -41,10 +41,17 @@ def linear(values: list[float], start: float, end: float, *, n_ticks: int = 5, m
     low, high = low - room, high + room
     rough = (high - low) / n_ticks
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)
-    first = math.ceil(low / step)
-    ticks = tuple(round(i * step, 10) for i in range(first, math.floor(high / step) + 1))
+    steps = [power * factor for factor in (1, 2, 2.5, 5, 10)]
+    at = next(at for at, step in enumerate(steps) if step >= rough)
+    ticks = _multiples(low, high, steps[at])
+    while len(ticks) < 2 and at > 0:  # one mark says nothing about distances
+        at -= 1
+        ticks = _multiples(low, high, steps[at])
     return Scale(low, high, start, end, ticks)
+
+
+def _multiples(low: float, high: float, step: float) -> tuple[float, ...]:
+    return tuple(round(i * step, 10) for i in range(math.ceil(low / step), math.floor(high / step) + 1))
 
 
 def logarithmic(values: list[float], start: float, end: float) -> Scale:

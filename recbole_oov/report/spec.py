@@ -11,11 +11,11 @@ import yaml
 
 from recbole_oov.config.reading import shown
 from recbole_oov.errors import ConfigError
+from recbole_oov.report.checks import names_of, problems_of
 from recbole_oov.report.space import Space, read_space
 
 __all__ = ["Part", "Tune", "parts_of", "read_spec"]
 
-_OF_PART = {"dataset", "seeds", "common", "models", "base", "carve", "options", "tune", "tuned_from"}
 _KEYS = {"dataset", "output", "seeds", "common", "models", "k", "measure", "parts", "only", "reference"}
 _KEYS |= {"tune", "share_base", "jobs"}
 _OF_TUNE = {"trials", "seed", "sampler", "spaces"}
@@ -58,27 +58,7 @@ class Part:
 def read_spec(file: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a benchmark file, checked. Raises ConfigError."""
     path = Path(file)
-    if not path.is_file():
-        raise ConfigError(f"benchmark: there is no file {file}")
-    try:
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"benchmark: {file} is not YAML: {error}") from error
-    if not isinstance(spec, dict) or not {"models", "seeds"} <= set(spec) or not {"dataset", "parts"} & set(spec):
-        raise ConfigError(f"benchmark: {file} needs the keys dataset, models and seeds, or parts instead of dataset")
-    if set(spec) - _KEYS:
-        raise ConfigError(f"benchmark: {file}: unknown key {sorted(set(spec) - _KEYS)[0]!r}; known are {sorted(_KEYS)}")
-    if spec.get("measure", "ranks") not in ("ranks", "users"):
-        raise ConfigError(f"benchmark: {file}: measure is {spec['measure']!r}; it must be ranks or users")
-    for name, entry in spec["models"].items():
-        if not isinstance(entry, dict) or "model" not in entry:
-            raise ConfigError(f"benchmark: {file}: models.{name} needs the key 'model', the name of a model class")
-    for name, part in (spec.get("parts") or {}).items():
-        if not isinstance(part, dict) or "dataset" not in part or set(part) - _OF_PART:
-            raise ConfigError(
-                f"benchmark: {file}: parts.{name} needs a dataset, and may have "
-                f"{', '.join(sorted(_OF_PART - {'dataset'}))}"
-            )
+    spec = _read(path)
     spec["folder"] = str(path.parent)
     # For whoever reads the results; where the file lies on this machine is nobody's business.
     spec["command"] = f"python run_recbole_oov.py benchmark {path.name if path.is_absolute() else path.as_posix()}"
@@ -86,16 +66,14 @@ def read_spec(file: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     seeds = overrides.get("seeds")
     given_tune = overrides.get("tune")
     if isinstance(given_tune, Mapping):
-        overrides = {**overrides, "tune": {**(spec.get("tune") or {}), **given_tune}}
+        own = spec.get("tune")
+        overrides = {**overrides, "tune": {**(own if isinstance(own, Mapping) else {}), **given_tune}}
     spec |= {key: value for key, value in overrides.items() if key in _KEYS}
-    _check_switches(spec, file)
+    if problems := problems_of(spec):
+        raise ConfigError([f"benchmark: {file}: {problem}" for problem in problems])
+    _check_sources(spec, file)
     only = spec.get("only")
-    only = [name.strip() for name in only.split(",")] if isinstance(only, str) else only
-    unknown = sorted(set(only or ()) - set(spec.get("parts") or {}))
-    if unknown:
-        raise ConfigError(
-            f"benchmark: only: there is no part {unknown[0]!r}; there are {', '.join(spec.get('parts') or {})}"
-        )
+    only = names_of(only) if only is not None else None
     # Overrides of seeds hold for every part, and so do those of the search.
     whole = {
         "output": f"results/{path.stem}",
@@ -113,12 +91,24 @@ def read_spec(file: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def _check_switches(spec: Mapping[str, Any], file: str) -> None:
-    if not isinstance(spec.get("share_base", False), bool):
-        raise ConfigError(f"benchmark: {file}: share_base is {shown(spec['share_base'])}; it must be True or False")
-    jobs = spec.get("jobs", 1)
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
-        raise ConfigError(f"benchmark: jobs is {shown(jobs)}; give a whole number of cells at a time, at least 1")
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"benchmark: there is no file {path}")
+    try:
+        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"benchmark: {path} is not YAML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"benchmark: {path} cannot be read ({error.strerror or error})") from error
+    if not isinstance(spec, dict) or not {"models", "seeds"} <= set(spec) or not {"dataset", "parts"} & set(spec):
+        raise ConfigError(f"benchmark: {path} needs the keys dataset, models and seeds, or parts instead of dataset")
+    unknown = [key for key in spec if key not in _KEYS]
+    if unknown:
+        raise ConfigError(f"benchmark: {path}: unknown key {unknown[0]!r}; known are {sorted(_KEYS)}")
+    return spec
+
+
+def _check_sources(spec: Mapping[str, Any], file: str) -> None:
     parts = spec.get("parts") or {}
     for name, part in parts.items():
         source = part.get("tuned_from")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from recbole_oov.errors import ConfigError
-from recbole_oov.evaluation.groups import OVERALL, group_of, prefixed
+from recbole_oov.evaluation.groups import ALL_USERS, OOV, OVERALL, group_of, prefixed
 from recbole_oov.evaluation.ranks import metrics_of_ranks
 from recbole_oov.report.statistics import Comparison, bootstrap_intervals, compare, corrected, smaller_is_better
 from recbole_oov.report.user_values import user_values
@@ -33,6 +33,8 @@ COSTS = {
     "memorisation": ("diagnostics", "memorisation_items"),
 }
 """What a cell cost, or what its model said of itself, and where a row has it."""
+_OF_BASE = {"train s": "base_seconds", "train CPU s": "base_cpu_seconds"}
+"""What is added to a cost: a base model that several rows share is part of what each of them needs."""
 
 
 @dataclass
@@ -91,8 +93,9 @@ class Line:
         return "; ".join(said)
 
     def cost(self, name: str) -> float | None:
-        """The mean over seeds of one of :data:`COSTS`; None where no row has it."""
-        values = [value for value in (_at(row, COSTS[name]) for row in self.rows) if value is not None]
+        """The mean over seeds of one of :data:`COSTS`, a shared base model's included; None where no row has it."""
+        own = [(row, value) for row in self.rows if (value := _at(row, COSTS[name])) is not None]
+        values = [value + float(row.get(_OF_BASE.get(name, "")) or 0) for row, value in own]
         return float(np.mean(values)) if values else None
 
 
@@ -132,6 +135,17 @@ class Table:
         """All that some line has, view by view."""
         pairs = [(view, metric) for view in self.views for metric in self.metrics]
         return [column for column in pairs if any(column in line.estimates for line in self.lines)]
+
+    @property
+    def drawn(self) -> list[Column]:
+        """What is drawn of each model: the main metric in every view that says something of its own."""
+        columns = [(view, self.main[1]) for view in self.views if view != ALL_USERS]
+        return [column for column in columns if column in self.columns]
+
+    @property
+    def weighed(self) -> list[Column]:
+        """What is drawn against its cost: the main column, and what becomes of items without training rows."""
+        return [column for column in self.drawn if column[0] in (self.main[0], OOV)]
 
     @property
     def costs(self) -> list[str]:
@@ -355,11 +369,12 @@ def _place(table: Table) -> None:
     for column in table.columns:
         of_column = [line.estimates[column] for line in table.lines if column in line.estimates]
         sign = 1 if smaller_is_better(column[1]) else -1
-        distinct = sorted({sign * estimate.value for estimate in of_column})
-        if len(of_column) < 2 or len(distinct) < 2:
+        values = [sign * estimate.value for estimate in of_column]
+        if len(set(values)) < 2:
             continue  # nothing to be better than
-        for estimate in of_column:
-            estimate.place = {0: 1, 1: 2}.get(distinct.index(sign * estimate.value), 0)
+        for estimate, value in zip(of_column, values, strict=True):
+            place = 1 + sum(other < value for other in values)  # behind two that tie for the first nobody is second
+            estimate.place = place if place <= 2 else 0
 
 
 def _at(row: Mapping[str, Any], path: tuple[str, ...]) -> float | None:

@@ -14,8 +14,21 @@ from recbole_oov.data.cache import write_atomically
 from recbole_oov.report.comma_separated import comma_separated
 from recbole_oov.report.html import page
 from recbole_oov.report.latex import latex
-from recbole_oov.report.markdown import grids, markdown
+from recbole_oov.report.markdown import UNFINISHED, grids, markdown
+from recbole_oov.report.plots import save_plots
 from recbole_oov.report.summary import Rows, Table, summarise
+
+
+def write_report(spec: Mapping[str, Any], cells: list[Any], rows: Rows, output: Path, console: Console) -> list[Table]:
+    """Write the tables, the page and the plots, and say where they are; arguments and errors as of write_tables."""
+    tables = write_tables(spec, cells, rows, output, console)
+    for line in (
+        save_plots(tables, output / "plots"),
+        f"tables: {output / 'table'}.md, .tex and .csv",
+        f"report: {output / 'report.html'}",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return tables
 
 
 def write_tables(spec: Mapping[str, Any], cells: list[Any], rows: Rows, output: Path, console: Console) -> list[Table]:
@@ -56,9 +69,13 @@ def show(table: Table, console: Console) -> None:
     """Print one table."""
     for heading, (head, lines) in grids(table):
         title = f"{table.title}{f', {heading}' if heading else ''}, test, mean over seeds [95 % interval over users]"
-        screen = ScreenTable(*map(escape, head), title=escape(title))
-        for line in lines:
-            screen.add_row(*map(escape, line))
+        shown = len(head) - (head[-1] == UNFINISHED)  # a reason is too long for a column
+        screen = ScreenTable(*map(escape, head[:shown]), title=escape(title))
+        for cells in lines:
+            screen.add_row(*map(escape, cells[:shown]))
         console.print(screen)
+    for line in table.lines:
+        if line.problem:
+            console.print(f"{line.name}: {line.problem}", markup=False, highlight=False)
     for note in table.notes:
         console.print(note, markup=False, highlight=False)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from recbole_oov.errors import DataError
+
 
 def pack(values: np.ndarray) -> str:
     """float32, compressed, in base 64. (U,)"""
@@ -15,8 +17,14 @@ def pack(values: np.ndarray) -> str:
 
 
 def unpack(text: str) -> np.ndarray:
-    """What ``pack`` packed, as float64. (U,)"""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f4").astype(float)
+    """What ``pack`` packed, as float64; raises DataError where it is damaged. (U,)"""
+    try:
+        return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f4").astype(float)
+    except (ValueError, TypeError, zlib.error) as error:
+        raise DataError(
+            f"a row of the results holds users' values that are damaged ({error}); take its line out of results.jsonl, "
+            f"and the benchmark runs that cell again"
+        ) from error
 
 
 def user_values(rows: list[dict[str, Any]], metric: str, group: str = "overall") -> np.ndarray:

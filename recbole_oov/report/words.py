@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from recbole_oov.report.statistics import Comparison
-from recbole_oov.report.summary import Estimate, Table
+from recbole_oov.report.summary import Column, Estimate, Table
 
 _UPPER = {"ndcg", "mrr", "map", "auc", "gauc"}
 GROUPS = {"overall": "overall", "iv": "IV items", "oov": "OOV items", "overall_all_users": "overall, all users"}
@@ -13,8 +13,8 @@ _VIEWS = {
     "unmasked": "with the history in the ranking",
     "masked": "with the history left out of the ranking",
     "overall": "all items ranked, for users with held-out items of both kinds where there are two kinds",
-    "iv": "in-vocabulary items, which have training interactions",
-    "oov": "out-of-vocabulary items, which have none",
+    "iv": "in-vocabulary items, which have training interactions, ranked among themselves",
+    "oov": "out-of-vocabulary items, which have none, ranked among themselves",
     "overall_all_users": "all items ranked, for all users",
 }
 
@@ -23,6 +23,12 @@ def metric_label(metric: str) -> str:
     """``NDCG@10`` for ``ndcg@10``."""
     name, at, k = metric.partition("@")
     return (name.upper() if name in _UPPER else name[:1].upper() + name[1:]) + at + k
+
+
+def column_label(table: Table, column: Column) -> str:
+    """``NDCG@10``, and of which items where the table has several views."""
+    view, metric = column
+    return metric_label(metric) + (f", {GROUPS.get(view, view)}" if len(table.views) > 1 else "")
 
 
 def number(value: float) -> str:
@@ -45,8 +51,9 @@ def cost(value: float | None) -> str:
 
 
 def p_value(test: Comparison) -> str:
-    """With the sign of the side: ``+1.3e-05`` is better than the reference."""
-    return f"{'+' if test.better else '-'}{test.p_holm:.3g}"
+    """With the sign of the side: ``+1.3e-05`` is better than the reference; none where there is no difference."""
+    side = "+" if test.better else "-" if test.difference else ""
+    return f"{side}{test.p_holm:.3g}"
 
 
 def slug(text: str) -> str:
@@ -62,5 +69,5 @@ def legend(table: Table) -> list[str]:
             f"Paired Wilcoxon tests over users against {table.reference}, two-sided, with Holm's correction over all "
             f"tests of the table: ▲ better, ▼ worse, at p\u00a0<\u00a00.05."
         )
-    said += [f"{view}: {_VIEWS[view]}." for view in table.views if view in _VIEWS and len(table.views) > 1]
-    return said
+    views = [view for view in table.views if view in _VIEWS] if len(table.views) > 1 else []
+    return said + [f"{GROUPS.get(view, view)}: {_VIEWS[view]}." for view in views]

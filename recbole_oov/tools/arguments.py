@@ -44,6 +44,7 @@ def read_arguments(
         hint = f"did you mean --{near[0]}?" if near else f"it has {', '.join(f'--{name}' for name in own)}"
         problems.append(f"{command}: {argument!r} is not an option; {hint}")
     problems += [f"{command}: --{name}=… is needed" for name in needed if given.get(name) is None]
+    problems += [f"{command}: --{name}= has no value; give one, or leave it out" for name in given if given[name] == ""]
     if problems:
         raise ConfigError(problems)
     return given

@@ -41,8 +41,8 @@ def as_id(cell: str) -> str:
     text = cell.strip()
     if not text:
         raise ValueError("is empty; fill it in, or remove the row")
-    if any(character in text for character in '\t\n\r"'):
-        raise ValueError(f"{shown(text)} holds a tab, a line break or a double quote; take it out")
+    if any(character in text for character in '\t\n\r"\0'):
+        raise ValueError(f"{shown(text)} holds a tab, a line break, a zero byte or a double quote; take it out")
     if text.lower() in ("nan", "na", "n/a", "null", "none", "<na>", "[pad]"):
         raise ValueError(f"{shown(text)} is read as a missing id by RecBole; rename it")
     return text
@@ -50,7 +50,7 @@ def as_id(cell: str) -> str:
 
 def as_words(cell: str) -> str:
     """Text, with one blank between words; may be empty. A double quote would open a cell and becomes a single one."""
-    return " ".join(cell.replace('"', "'").split())
+    return " ".join(cell.replace('"', "'").replace("\0", " ").split())
 
 
 def as_number(cell: str) -> str:

@@ -34,13 +34,15 @@ def describe(argv: Sequence[str]) -> None:
     if not argv or argv[0].startswith("-"):
         raise ConfigError("describe: name a data set, as in: describe ml-100k")
     given, rest = split_arguments(argv[1:], ("plot", "json"))
-    plot = _plot_path(given.get("plot"))
+    plot, as_json = _plot_path(given.get("plot")), given.get("json", False)
+    if not isinstance(as_json, bool):
+        raise ConfigError(f"describe: json {as_json!r} is not allowed; it must be True or False")
     every_column = {} if any(a.startswith(("--load_col=", "--config_files=")) for a in rest) else {"load_col": None}
     _, dataset, notes = open_dataset("Pop", [f"--dataset={argv[0]}", *rest], every_column)
     users, items, times = columns(dataset)
     numbers, left = describe_interactions(users, items, times), what_is_left(users, items, times)
     coverage = column_coverage(dataset)
-    if given.get("json"):
+    if as_json:
         listed = {"dataset": argv[0], **asdict(numbers), "coverage": coverage, "notes": notes}
         print(json.dumps({**listed, "protocols": [asdict(entry) for entry in left]}, indent=1))
     else:

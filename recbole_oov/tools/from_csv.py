@@ -55,6 +55,8 @@ def from_csv(argv: Sequence[str]) -> None:
 
 def interaction_columns(given: Mapping[str, object]) -> list[Column]:
     """The columns of the ``.inter`` file, under the names that RecBole expects."""
+    if given["user"] == given["item"]:
+        raise ConfigError(f"from-csv: user and item are both {str(given['user'])!r}; name two columns")
     columns = [Column(str(given["user"]), "user_id:token", as_id), Column(str(given["item"]), "item_id:token", as_id)]
     if given.get("rating") is not None:
         columns.append(Column(str(given["rating"]), "rating:float", as_number))

@@ -21,8 +21,7 @@ from typing import Any
 from recbole_oov.checkpoint_loading import load_checkpoint_and_data
 from recbole_oov.checkpoints import store
 from recbole_oov.compat import load_checkpoint
-from recbole_oov.data.cache import fingerprint
-from recbole_oov.data.oov_split import oov_mask
+from recbole_oov.data.identity import ids_fingerprint
 from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.tools.arguments import read_arguments
 from recbole_oov.tools.card import model_card
@@ -32,7 +31,7 @@ HUB = "hf://"
 MODEL_FILE, ABOUT_FILE, CARD_FILE = "model.json", "recbole_oov.json", "README.md"
 _FORMAT = "recbole_oov model folder"
 _VERSION = 1
-_KEPT = ("config", "epoch", "best_valid_score", "state_dict", "other_parameter")
+_KEPT = ("config", "epoch", "best_valid_score", "state_dict", "other_parameter", "ids")
 """What of a checkpoint is published: all that scoring needs. The optimizer's state is twice as large as the weights."""
 
 
@@ -215,13 +214,6 @@ def upload(folder: Path, repository: str, *, private: bool = True) -> None:
             f"push: {repository} could not be pushed ({_first_line(error)}); log in with: hf auth login, or push to a "
             f"folder, --to=FOLDER"
         ) from error
-
-
-def ids_fingerprint(train: Any) -> str:
-    """A SHA-256 of users, items and which of the items have training rows: what the rows of the weights mean."""
-    fields = {"users": train.uid_field, "items": train.iid_field}
-    tokens = {kind: [str(token) for token in train.field2id_token[field]] for kind, field in fields.items()}
-    return fingerprint(format=_VERSION, **tokens, oov=oov_mask(train))
 
 
 def _source_folder(source: str) -> Path:

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from recbole_oov.checkpoints import CheckpointError, store
 from recbole_oov.checkpoints.values import Encoder
+from recbole_oov.data.identity import ids_fingerprint
 from recbole_oov.errors import ConfigError
 from recbole_oov.processes import from_all, from_first, share_of
 from recbole_oov.trainer.state import (
@@ -54,6 +55,7 @@ class ResumeMixin:
     continue_from: Path | None = None
     keep_progress = False
     _recording = False
+    _ids: str | None = None
     _pending: dict[str, Any] | None = None
 
     def __init__(self, config: Any, model: Any) -> None:
@@ -103,7 +105,7 @@ class ResumeMixin:
 
     def _save_checkpoint(self, epoch: int, *args: Any, **kwargs: Any) -> Any:
         save: Any = super()._save_checkpoint  # type: ignore[misc]
-        with store.adding(history=self._metric_history()):
+        with store.adding(history=self._metric_history(), ids=self._ids):
             return save(epoch, *args, **kwargs)
 
     def _metric_history(self) -> dict[str, Any]:
@@ -119,6 +121,8 @@ class ResumeMixin:
             ready(train_data)
         self._data = {"train": train_data, "valid": valid_data}
         self._fingerprint = data_fingerprint(self._data)
+        dataset = getattr(train_data, "_dataset", None)
+        self._ids = ids_fingerprint(dataset) if getattr(dataset, "uid_field", None) is not None else None
         self._owners = {"trainer": self, **{f"model.{name}": part for name, part in self.model.named_modules()}}
         self._steppers = dict(_steppers(self))
         self._watch = Watch(self._owners, self._registered())

@@ -56,3 +56,10 @@ def circles(tmp_path_factory: pytest.TempPathFactory) -> Circles:
     config = data.config("OOVLLMRec")
     data.loaders = data_preparation(config, create_dataset(config))
     return data
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps of tests draw nothing, which takes longer than their training; test_report.py draws."""
+    if request.module.__name__.rpartition(".")[2].startswith("test_benchmark"):
+        monkeypatch.setattr("recbole_oov.report.tables.save_plots", lambda tables, folder: "no plots")

@@ -99,6 +99,9 @@ def test_rows_of_another_split_are_not_put_into_one_table(
         benchmark(file, {})
 
 
+MODELS = "models: {A: {model: BPR}}"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -111,6 +114,20 @@ def test_rows_of_another_split_are_not_put_into_one_table(
         ("{models: {}, seeds: [], dataset: x, measure: speed}", "measure is 'speed'; it must be ranks or users"),
         ("{dataset: x, models: {}, seeds: [], sedes: 1}", "unknown key 'sedes'"),
         ("{dataset: x, models: {A: {}}, seeds: []}", r"models\.A needs the key 'model'"),
+        ("[" * 5000, "is not YAML"),
+        (f"{{{MODELS}, seeds: 3, dataset: x}}", r"seeds is 3; it must be a list of whole numbers"),
+        (f"{{{MODELS}, seeds: [1, 1], dataset: x}}", r"seeds is \[1, 1\], in which a seed is there twice"),
+        (f"{{{MODELS}, seeds: [1], dataset: 5}}", "dataset is 5; it must be the name of a data set, in quotes"),
+        (f"{{{MODELS}, seeds: [1], dataset: x, output: [a]}}", r"output is \['a'\]; it must be a folder"),
+        (f"{{{MODELS}, seeds: [1], dataset: x, common: 3}}", "common is 3; it must be a mapping"),
+        (f"{{{MODELS}, seeds: [1], dataset: x, k: 0}}", "k is 0; it must be a whole number from 1 on"),
+        (f"{{{MODELS}, seeds: [1], dataset: x, only: 5}}", "only is 5; name parts"),
+        (f"{{{MODELS}, seeds: [1], dataset: x, only: a}}", "the file has no parts: leave it out"),
+        (f"{{{MODELS}, seeds: [1], dataset: x, reference: C}}", "reference is 'C'; it must be one of the rows: A"),
+        ("{models: 5, seeds: [1], dataset: x}", "models is 5; it must be a mapping of rows"),
+        (f"{{{MODELS}, seeds: [1], parts: 3}}", "parts is 3; it must be a mapping"),
+        (f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, models: [B]}}}}}}", "there is no row 'B' in models"),
+        (f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, common: 3}}}}}}", r"parts\.a\.common is 3"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -120,6 +137,38 @@ def test_bad_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
         read_spec(str(path), {})
     with pytest.raises(ConfigError, match="there is no file"):
         read_spec(str(tmp_path / "none.yaml"), {})
+
+
+def test_what_no_row_takes_is_refused_before_anything_runs(tmp_path: Path, circles: Any) -> None:
+    file = spec_file(tmp_path, circles)
+    with pytest.raises(ConfigError, match="lerning_rate is not an option; did you mean learning_rate"):
+        benchmark(file, {"lerning_rate": 0.1})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_in_words(
+    tmp_path: Path, circles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    file = spec_file(tmp_path, circles, seeds=[1], models={"Pop": {"model": "Pop"}})
+    with pytest.raises(DataError, match="file/out: cannot be written .Not a directory.; make room"):
+        benchmark(file, {"output": str(tmp_path / "file" / "out")})
+
+    def full(path: Path, row: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("recbole_oov.report.jobs.append_row", full)
+    with pytest.raises(DataError, match="cannot be written .No space left on device.; .* finished cells are kept"):
+        benchmark(file, {})
+
+
+def test_lines_that_are_no_rows_are_left_out_and_damaged_values_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b'5\n[]\n{"a": 1}\n\xff\xfe\n{"key": "k"}\n' + b"[" * 5000 + b"\n")
+    assert read_results(path) == [{"key": "k"}]
+    with pytest.raises(DataError, match=r"values that are damaged .*take its line out of results.jsonl"):
+        unpack(pack(np.ones(5))[:-8])
 
 
 def users_spec(tmp_path: Path, circles: Any, **changes: Any) -> str:

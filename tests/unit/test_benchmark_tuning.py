@@ -69,7 +69,7 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(
     monkeypatch.setattr(tuning, "run_trial", lambda cell, *rest: (ran.append(cell.options), stock(cell, *rest))[1])
     monkeypatch.setattr(measure, "run_cell", lambda *args: {"error": "not here"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recbole_oov.report.benchmark.write_tables", lambda *args: None)
+        patch.setattr("recbole_oov.report.benchmark.write_report", lambda *args: None)
         benchmark(write_spec(here, circles_spec(circles)), {})
         benchmark(write_spec(here, circles_spec(circles)), {})
     assert len(ran) == 2, "the first trial is not repeated, and none is after the last"

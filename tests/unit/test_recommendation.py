@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("DeepMusic", {"new_items": [{"title": "orbit"}], "k": 61}, "more than the 60 users"),
     ("DeepMusic", {"new_items": [{"titel": "orbit"}]}, "do you mean title"),
     ("DeepMusic", {"new_items": [{"title": " "}]}, "new 1 has no text"),
+    ("DeepMusic", {"user": "u1", "k": 10**30}, "k: 10000"),
+    ("DeepMusic", {"new_items": [{"title": {"en": "orbit"}}]}, "give text, a number or a list of words"),
     ("DeepMusic", {"new_items": [{}]}, "describe it"),
     ("DeepMusic", {"new_items": ["orbit"]}, "describe it"),
     ("DeepMusic", {"new_items": [{"item_id": "i1", "title": "orbit"}]}, "already"),
@@ -377,6 +380,16 @@ def test_a_checkpoint_recommends_as_the_model_that_it_is_of(saved: str, tastes: 
     assert not (workplace / "log").exists()
 
 
+def test_the_same_ids_in_another_order_are_other_data(saved: str, tastes: Path, workplace: Path) -> None:
+    """As many users and items: without a look at the ids the weights of one user would serve another."""
+    other = workplace / "other"
+    shutil.copytree(tastes, other)
+    rows = (other / "tastes" / "tastes.inter").read_text(encoding="utf-8").splitlines()
+    (other / "tastes" / "tastes.inter").write_text("\n".join([rows[0], *rows[:0:-1]]) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="has other users or items, or another split, than the data"):
+        recbole_oov.recommend(saved, user="u1", k=3, data_path=other)
+
+
 def test_the_command_prints_a_table_or_json(saved: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", f"--checkpoint={saved}", "--user=u1", "--k=3"]) == 0
     printed = capsys.readouterr().out
@@ -403,6 +416,7 @@ def test_the_command_prints_a_table_or_json(saved: str, workplace: Path, capsys:
         (["--checkpoint=x", "--user"], "no value"),
         (["--checkpoint=x", "--user=1", "--user=2"], "twice"),
         (["--checkpoint=x", "--k=ten"], "whole number"),
+        (["--checkpoint=x", "--k=٣"], "whole number"),
         (["--checkpoint=x", "--scores=maybe"], "True or False"),
         (["--checkpoint=x", "--new_items=none.csv"], "cannot be read"),
     ],

@@ -21,11 +21,13 @@ from recbole_oov.errors import ConfigError
 from recbole_oov.evaluation.intervals import bootstrap_interval
 from recbole_oov.evaluation.significance import holm, paired_test
 from recbole_oov.report.cells import Cell
+from recbole_oov.report.drawings import curve_scales, points
 from recbole_oov.report.html import page
 from recbole_oov.report.latex import latex
 from recbole_oov.report.markdown import markdown
 from recbole_oov.report.plots import save_plots
 from recbole_oov.report.results import append_row
+from recbole_oov.report.scales import linear
 from recbole_oov.report.statistics import bootstrap_intervals, compare, smaller_is_better
 from recbole_oov.report.summary import Table, summarise
 from recbole_oov.report.tables import write_tables
@@ -112,8 +114,49 @@ def test_what_failed_or_has_not_run_is_said() -> None:
     assert summary.notes == ["Tested on the seeds that both have: low (1 shared), high (1 shared)."]
     for text in (markdown([summary]), latex([summary]), html.unescape(page([summary], "t"))):
         assert "seed 1 failed: DataError: no memory" in text and "not run yet: seed 2" in text
+    assert "1 of 2 seeds" in page([summary], "t")
     # A later attempt that worked takes the failure's place, a later failure does not take a result's.
     assert table([own[0], *rows(), own[0]]).complete
+
+
+def test_two_that_tie_for_the_first_leave_nobody_second() -> None:
+    level = {"low": 0.2, "middle": 0.7, "high": 0.7}
+    own = [row(cell, level[cell.name]) for cell in cells()]
+    assert [line.estimates["oov", "ndcg@10"].place for line in table(own).lines] == [0, 1, 1]
+
+
+def test_a_shared_base_model_is_part_of_what_a_row_costs() -> None:
+    own = [{**made, "base_seconds": 30.0} if made["name"] == "high" else made for made in rows()]
+    summary = table(own)
+    assert summary.lines[2].cost("train s") == pytest.approx(70 + 30) and summary.lines[0].cost("train s") == 20
+    assert [point.name for point in points(summary, ("oov", "ndcg@10"))] == ["low", "middle", "high"]
+    assert "NDCG@10, OOV items, against its cost" in page([summary], "t")
+
+
+def test_curves_of_two_validation_metrics_have_two_axes_and_one_evaluation_is_a_dot() -> None:
+    own = rows()
+    for made in own:
+        if made["name"] == "low":
+            made["options"] = {**made["options"], "valid_metric": "oov_NDCG@10"}
+            made["valid_scores"] = [[0, 90.0]]
+    tables = summarise(SPEC, [Cell(r["name"], "BPR", "toy", r["options"], "toy, cold", "users") for r in own], own)
+    scales = curve_scales(tables[0].lines)
+    assert list(scales) == ["oov_NDCG@10", "NDCG@10"] and scales["NDCG@10"][1].high < 1 < scales["oov_NDCG@10"][1].low
+    text = page(tables, "t")
+    assert text.count('class="dot"') == 2 and text.count('class="curve"') == 4
+
+
+@pytest.mark.parametrize("values", [[0.0, 1.0], [0.16, 0.249], [3.0, 3.0], [-5.0, 1e6], [1e-9, 2e-9]])
+def test_an_axis_has_two_marks_at_least(values: list[float]) -> None:
+    for n_ticks in (3, 4, 5):
+        scale = linear(values, 0, 100, n_ticks=n_ticks)
+        assert len(scale.ticks) >= 2 and all(scale.low <= tick <= scale.high for tick in scale.ticks)
+
+
+def test_the_runs_say_their_configuration_and_how_it_was_chosen() -> None:
+    tuned = {"trials": 3, "chosen": 2, "settings": {"learning_rate": 0.01}}
+    text = page([table([{**made, "config": "c0ffee" * 10, "tuned": tuned} for made in rows()])], "t")
+    assert "<code>c0ffeec0ffee</code>" in text and "high: trial 2 of 3, learning_rate: 0.01" in text
 
 
 def test_only_the_same_held_out_rows_are_compared() -> None:

@@ -145,6 +145,7 @@ def test_the_command_as_json(tiny_dataset: Path, capsys: pytest.CaptureFixture[s
         (["tinny"], "there is no data set called 'tinny'"),
         (["tiny", "--plot=tiny.bmp"], "'tiny.bmp' is not allowed; name a file .png, .svg or .pdf"),
         (["tiny", "--sed=3"], "did you mean seed?"),
+        (["tiny", "--json=maybe"], "json 'maybe' is not allowed; it must be True or False"),
     ],
 )
 def test_what_is_refused(

@@ -139,6 +139,7 @@ def test_a_bad_item_leaves_no_interactions_behind(workplace: Path, capsys: pytes
         ("customer,product\nc,p\n", "no column, or more than one, called 'bought'; its columns are customer, product"),
         ("customer;product;bought\nc;p;0\n", "is the separator another one (--separator=;)?"),
         ('customer,product,bought\nc1,"p1,0\n', "is a quote left open"),
+        ("customer,product,bought\nc1,p\x001,0\n", "holds a tab, a line break, a zero byte or a double quote"),
     ],
 )
 def test_files_that_are_refused(text: str, said: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +160,8 @@ def test_another_encoding_is_named(workplace: Path, capsys: pytest.CaptureFixtur
         ([*MAKE, "--itmes=x.csv"], "did you mean --items?"),
         ([*MAKE, "--text=[title]"], "name columns of --items=ITEMS.csv, which is missing"),
         ([*MAKE, "--separator=::"], "is not one character"),
+        ([*MAKE, "--output="], "--output= has no value; give one, or leave it out"),
+        ([*MAKE[:3], "--user=product", "--item=product"], "user and item are both 'product'; name two columns"),
         ([*MAKE[:2], "--name=../x", *MAKE[3:]], "cannot name a data set"),
         ([*MAKE, "--items=products.csv", "--item_id=sku"], "name the columns of items to keep, as in --text=[title]"),
         ([*MAKE, *ITEMS, "--text=[brand]", "--token=brand"], "given twice"),
