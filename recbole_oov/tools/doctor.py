@@ -17,7 +17,7 @@ from recbole_oov.config import check_writable
 from recbole_oov.config.content import MINILM, TFIDF, encoder_problem
 from recbole_oov.data.cache import cache_folder
 from recbole_oov.errors import ConfigError, RecBoleOOVError
-from recbole_oov.lm.backbone import PRESETS
+from recbole_oov.lm.backbone_files import PRESETS
 from recbole_oov.tools import requirements
 from recbole_oov.tools.arguments import read_arguments
 
