@@ -126,7 +126,9 @@ class Backbone(nn.Module):
         self.n_words, self.n_oov, self.dtype = n_words, n_oov, dtype
         self.hidden_size = int(self._input_table().shape[1])
         if gradient_checkpointing:
-            self.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+            lm = self.language_model  # newer versions of transformers have another name for it
+            enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
 
     @property
     def language_model(self) -> Any:

@@ -64,7 +64,8 @@ def pretrained_problems(config: Mapping[str, Any]) -> list[str]:
     ]
     if config["backbone"] == TINY and config["backbone_training"] == "lora":
         problems.append(
-            "backbone_training: lora keeps the weights that a backbone came with, and those of tiny are random; give full"
+            "backbone_training: lora keeps the weights that a backbone came with, but those of tiny are random; "
+            "give full"
         )
     if not isinstance(config["lora_r"], int) or isinstance(config["lora_r"], bool) or config["lora_r"] < 1:
         problems.append(f"lora_r: {config['lora_r']!r} is not allowed; give a whole number, at least 1")
@@ -167,9 +168,10 @@ def check_context(name: str, context: int | None, needed: int, prefix: int, n_it
     """
     if context is not None and needed > context:
         fits = (context - prefix - 1) // tokens_an_item - 1
+        remedy = f"give at most {fits}" if fits > 0 else "not one item fits: choose shorter prompts"
         raise ConfigError(
             f"MAX_ITEM_LIST_LENGTH: {n_items} items of {tokens_an_item} tokens each and a prompt of {prefix} need "
-            f"{needed} positions, and the backbone {name} has {context}; give at most {max(fits, 1)}"
+            f"{needed} positions, and the backbone {name} has {context}; {remedy}"
         )
 
 

@@ -83,7 +83,7 @@ class OOVLLMRec(SequentialRecommender):
         self.word_tokenizer, self.n_words = self.maker.tokenizer, self.maker.n_words
         self.text_ids, self.text_real = self._text_ids(texts, config["item_text_tokens"] * self.prompts.item_text)
         self.trained_texts = self._trained_texts(texts, trained, config["token_init"])
-        self.words = {words: torch.tensor(self.maker.encode(words)) for words in self.prompts.words}
+        self.words = {words: torch.tensor(self.maker.encode(words), dtype=torch.long) for words in self.prompts.words}
         self.histories = histories
         self.decoding, self.n_beams = config["decoding"], config["n_beams"]
         self.placement: Placement | None = None

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from recbole_oov.errors import ConfigError
-from recbole_oov.lm.backbone import add_oov_tokens, check_backbone, tiny_tokenizer
+from recbole_oov.lm.backbone import add_oov_tokens, tiny_tokenizer
+from recbole_oov.lm.backbone_files import check_backbone
 from recbole_oov.lm.prompts import load_prompts
 
 
