@@ -184,17 +184,20 @@ def test_gradient_checkpointing_gives_the_same_gradients(circles: Any, folder: A
 
 
 def test_bfloat16_keeps_what_is_trained_in_float32(circles: Any, folder: Any) -> None:
-    exact = build(circles, folder("llama")).full_sort_predict(rows(circles))
+    whole = build(circles, folder("llama"))
+    exact = whole.full_sort_predict(rows(circles))
     for training, stored in (("lora", torch.bfloat16), ("full", torch.float32)):
         model = build(circles, folder("llama"), dtype="bfloat16", backbone_training=training)
         kinds = {p.dtype for p in model.parameters() if p.requires_grad}
         assert kinds == {torch.float32}
         weights = model.backbone.language_model.base_model.layers[0].mlp.up_proj.weight
         assert weights.dtype == stored
+        for name in ("augmentation_map", "item_map_in", "item_map_out"):  # adapters draw random numbers before them
+            getattr(model, name).load_state_dict(getattr(whole, name).state_dict())
         scores = model.full_sort_predict(rows(circles))
         assert scores.dtype == torch.float32
         assert not torch.equal(scores, exact)
-        assert (scores - exact)[:, 1:].abs().mean() < 0.1
+        assert torch.corrcoef(torch.stack([scores[:, 1:].flatten(), exact[:, 1:].flatten()]))[0, 1] > 0.95
         a_step(circles, model)
         assert torch.isfinite(model.full_sort_predict(rows(circles))).all()
 

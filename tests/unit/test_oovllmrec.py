@@ -132,7 +132,7 @@ def test_items_without_text_are_said_where_text_is_needed(circles: Any, tmp_path
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("backbone", "gpt-9", "backbone: 'gpt-9' is not known"),
+        ("backbone", "models/gpt/9", "backbone: 'models/gpt/9' is not known"),
         ("prompts", "sequentially", "prompts: no template file"),
         ("rank_tokens", "each", "rank_tokens: 'each' is not one of shared, own"),
         ("oov_tokens", "cluster", "oov_tokens: 'cluster' is not one of clustered, random"),
