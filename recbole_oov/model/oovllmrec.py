@@ -70,6 +70,7 @@ class OOVLLMRec(SequentialRecommender):
         self.augmentation = float(config["augmentation"])
         self.item_augmentation = float(config["item_augmentation"])
         self.prompts = load_prompts(config["prompts"])
+        self.question = getattr(self.prompts, config["eval_prompts"])[0]
         histories = Histories.from_train(dataset)
         texts = item_texts(dataset, config["item_text_fields"])
         if self.prompts.item_text:
@@ -96,7 +97,7 @@ class OOVLLMRec(SequentialRecommender):
     def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
         """What in a configuration cannot work, before any data is loaded."""
         problems = pretrained_problems(config)
-        for check in (lambda: check_backbone(config["backbone"]), lambda: load_prompts(config["prompts"])):
+        for check in (lambda: check_backbone(config["backbone"]), lambda: _check_prompts(config)):
             try:
                 check()
             except ConfigError as error:
@@ -233,10 +234,9 @@ class OOVLLMRec(SequentialRecommender):
     def _sequence(self, users: Tensor, items: Tensor, template: Template) -> tuple[Tensor, Tensor, Tensor]:
         """Token ids (B, T), their vectors (B, T, d), and which tokens are real (B, T), of prompts and histories."""
         # Ids are looked up, not indexed: indexing takes -1 for the last user or item.
-        first = self.maker.begin if template is not _NO_WORDS else self.maker.begin[:0]
         prefix = torch.cat(
             [
-                first.to(users.device).expand(len(users), -1),
+                self.maker.begin.to(users.device).expand(len(users), -1),
                 *(
                     F.embedding(users, self.user_tokens)
                     if piece == "{user}"
@@ -318,7 +318,7 @@ class OOVLLMRec(SequentialRecommender):
         items = torch.cat([inputs, torch.zeros_like(inputs[:, :1])], dim=1)
         items[rows, lengths] = targets[rows, lengths - 1]
         seen = self.prompts.seen
-        template = seen[int(torch.randint(len(seen), ()))] if self.training else seen[0]
+        template = seen[int(torch.randint(len(seen), ()))] if self.training else self.question
         states = self._decoded if isinstance(self.backbone, EncoderDecoder) else self._read
         before, at_cluster, wanted = states(users, items, lengths, targets, template)
         # The state before the item helps to tell which of the cluster's items it is: without it a small backbone
@@ -354,29 +354,20 @@ class OOVLLMRec(SequentialRecommender):
     def _decoded(
         self, users: Tensor, items: Tensor, lengths: Tensor, targets: Tensor, template: Template
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for an encoder, which reads all of what it is given at once, so that no target may be in it.
+        """The same for an encoder, which reads all of what it is given at once: no target may be in it.
 
-        Each history is cut at random: the encoder reads what comes before, and the decoder, one item after the
-        other, the rest, all of whose targets are learned. The first of them is what scoring asks for.
+        Each target has a row of its own: the encoder reads the prompt and the history before it, the decoder its
+        cluster token. That is what scoring asks for.
         """
         assert isinstance(self.backbone, EncoderDecoder)
-        may_be_first = (targets > 0).float()
-        cut = torch.multinomial(may_be_first, 1) if int(may_be_first.sum(dim=1).max()) > 1 else None
-        cut = may_be_first.argmax(dim=1, keepdim=True) if cut is None else cut
+        row, position = targets.nonzero(as_tuple=True)
+        wanted = targets[row, position]
         place = torch.arange(items.shape[1], device=items.device)
-        history = items.masked_fill(place > cut, 0)[:, : int(cut.max()) + 1]
-        _, vectors, real = self._sequence(users, history, template)
-        at = cut + 1 + place  # of the items that the decoder reads, where they stand in the history
-        inside = at <= lengths[:, None]
-        at = at.clamp(max=items.shape[1] - 1)
-        read = items.gather(1, at).masked_fill(~inside, 0)[:, : int(inside.sum(dim=1).max())]
-        wanted = torch.cat([torch.zeros_like(targets[:, :1]), targets], dim=1).gather(1, at).masked_fill(~inside, 0)
-        _, own, _ = self._sequence(users, read, _NO_WORDS)
-        own = own.unflatten(1, (read.shape[1], -1))[:, :, :2].flatten(1, 2)
-        start = self.backbone.start.expand(len(users), 1, -1)
-        hidden = self.backbone.decoded(torch.cat([start, own], dim=1), self.backbone.encoded(vectors, real), None)
-        row, position = wanted[:, : read.shape[1]].nonzero(as_tuple=True)
-        return hidden[row, 2 * position], hidden[row, 2 * position + 1], wanted[row, position]
+        history = items[row].masked_fill(place > position[:, None], 0)[:, : int(position.max()) + 1]
+        _, vectors, real = self._sequence(users[row], history, template)
+        clusters = self._oov_table(self.backbone.oov_inputs())[self.oov_item_cluster[wanted]]
+        before, branches = self.backbone.branches(vectors, real, clusters[:, None])
+        return before, branches[:, 0], wanted
 
     def _cluster_logits(self, states: Tensor) -> Tensor:
         return states @ self._oov_table(self.backbone.oov_heads())[: self.n_clusters].T
@@ -417,7 +408,7 @@ class OOVLLMRec(SequentialRecommender):
         """
         users, items = interaction[self.USER_ID], interaction[self.ITEM_SEQ]
         items = items[:, : int(interaction[self.ITEM_SEQ_LEN].max())]
-        _, vectors, real = self._sequence(users, items, self.prompts.seen[0])
+        _, vectors, real = self._sequence(users, items, self.question)
         clusters = self._oov_table(self.backbone.oov_inputs())[: self.n_clusters]
         siblings = clusters.expand(len(users), -1, -1) if chosen is None else clusters[chosen]
         state, branches = self.backbone.branches(vectors, real, siblings)
@@ -579,10 +570,16 @@ _CHOICES = {
     "oov_items": ("reserved", "placed", "spread"),
     "decoding": ("exact", "beam"),
     "token_init": KINDS,
+    "eval_prompts": ("seen", "unseen"),
 }
-_NO_WORDS = Template((), item_text=False)
 _CALIBRATION_USERS = 256
 _USERS_AT_ONCE = 64
+
+
+def _check_prompts(config: Mapping[str, Any]) -> None:
+    prompts = load_prompts(config["prompts"])
+    if config["eval_prompts"] == "unseen" and not prompts.unseen:
+        raise ConfigError(f"eval_prompts: {config['prompts']} has no template under the key 'unseen'; give seen")
 
 
 def _make_vocabulary(config: Any, histories: Histories) -> OOVVocabulary:

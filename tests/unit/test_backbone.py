@@ -10,8 +10,10 @@ from typing import Any
 import language_models
 import pytest
 import torch
+from recbole.data.interaction import Interaction
 from recbole.utils import get_model, init_seed
 
+from recbole_oov.data.histories import NEXT_ITEMS
 from recbole_oov.errors import ConfigError
 from recbole_oov.lm.backbone import Backbone, EncoderDecoder, check_siblings
 from recbole_oov.lm.token_init import TokenTexts, initial_rows
@@ -202,28 +204,18 @@ def test_bfloat16_keeps_what_is_trained_in_float32(circles: Any, folder: Any) ->
         assert torch.isfinite(model.full_sort_predict(rows(circles))).all()
 
 
-def test_an_encoder_decoder_learns_what_follows_a_cut(circles: Any, folder: Any) -> None:
-    """All targets behind the cut are learned, none of what stands before it, and nothing of them is encoded."""
+def test_an_encoder_decoder_learns_from_each_prefix_by_itself(circles: Any, folder: Any) -> None:
+    """A window's loss is the mean of its targets' scores after the prefixes before them; no later item is read."""
     model = build(circles, folder("t5"))
     inputs = torch.tensor([[3, 4, 5, 6], [7, 8, 0, 0]])
-    targets = torch.tensor([[0, 5, 6, 9], [8, 10, 0, 0]])
-    items = torch.tensor([[3, 4, 5, 6, 9], [7, 8, 10, 0, 0]])
+    targets = torch.tensor([[0, 5, 6, 9], [8, 10, 0, 0]])  # the second item is no target
     users, lengths = torch.tensor([1, 2]), torch.tensor([4, 2])
-    assert torch.equal(items.gather(1, lengths[:, None]).squeeze(1), torch.tensor([9, 10]))
-    seen: list[Any] = []
-    encoded = model.backbone.encoded
-    model.backbone.encoded = lambda vectors, real: seen.append(real.sum(dim=1)) or encoded(vectors, real)
-    prefix = model._prefix_length(model.prompts.seen[0])
-    lasts = set()
-    for seed in range(12):
-        torch.manual_seed(seed)
-        *_, wanted = model._decoded(users, items, lengths, targets, model.prompts.seen[0])
-        n_read = ((seen[-1] - prefix) // 2).tolist()
-        assert wanted.tolist() == [*items[0, n_read[0] : 5].tolist(), *items[1, n_read[1] : 3].tolist()]
-        lasts.add(tuple(n_read))
-    assert {first for first, _ in lasts} == {2, 3, 4}  # never 1: the second item is no target
-    assert {second for _, second in lasts} == {1, 2}
-    assert inputs.shape == targets.shape
+    window = {"user_id": users, "item_id_list": inputs, "item_length": lengths, NEXT_ITEMS: targets}
+    scores = []
+    for row, n, target in ((0, 2, 5), (0, 3, 6), (0, 4, 9), (1, 1, 8), (1, 2, 10)):
+        prefix = {"user_id": users[[row]], "item_id_list": inputs[[row], :n], "item_length": torch.tensor([n])}
+        scores.append(model.full_sort_predict(Interaction(prefix))[0, target])
+    torch.testing.assert_close(model.calculate_loss(Interaction(window)), -torch.stack(scores).mean())
 
 
 # ---- the first vectors of OOV tokens ----
