@@ -133,7 +133,8 @@ class Backbone(nn.Module):
     @property
     def language_model(self) -> Any:
         """The model of transformers', with adapters in it or without."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        model: Any = self.model
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     @property
     def frozen(self) -> bool:
@@ -358,11 +359,11 @@ def check_siblings(name: str, backbone: Backbone) -> None:
         backbone.train(mode)
     expected = torch.stack(alone).unflatten(0, siblings.shape[:2])
     found = torch.stack([state[:, None].expand_as(together), together], dim=2)
-    error = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
-    getLogger(__name__).debug("%s: scored together, states differ by %.1e from alone", name, error)
-    if not error < _TOLERANCE[backbone.dtype]:
+    apart = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
+    getLogger(__name__).debug("%s: scored together, states differ by %.1e from alone", name, apart)
+    if not apart < _TOLERANCE[backbone.dtype]:
         raise ConfigError(
             f"backbone: {name} ({type(backbone.language_model).__name__}) gives tokens that might come next other "
-            f"states side by side than alone (by {error:.1e} of the largest), so that its scores would be wrong; "
+            f"states side by side than alone (by {apart:.1e} of the largest), so that its scores would be wrong; "
             f"Llama, Qwen, Mistral, GPT-2 and T5 do not"
         )

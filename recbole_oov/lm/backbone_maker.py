@@ -103,7 +103,7 @@ class BackboneMaker:
                 said=said,
                 device=device,
             )
-        model = tiny_backbone(self._size, vocab_size=self.n_words + n_oov, max_positions=needed)
+        model: Any = tiny_backbone(self._size, vocab_size=self.n_words + n_oov, max_positions=needed)
         if self._token_init != "auto":
             table = model.get_input_embeddings().weight[: self.n_words]
             set_oov_rows(model, self.n_words, initial_rows(self._token_init, table, n_oov, said))

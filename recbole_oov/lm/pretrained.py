@@ -175,7 +175,7 @@ def check_context(name: str, context: int | None, needed: int, prefix: int, n_it
         )
 
 
-def resized(model: PreTrainedModel, n_words: int, n_oov: int) -> PreTrainedModel:
+def resized(model: Any, n_words: int, n_oov: int) -> Any:
     """Give a model rows for OOV tokens behind its tokenizer's words.
 
     Some models have more rows than their tokenizer has words; OOV tokens take those first.
@@ -187,7 +187,7 @@ def resized(model: PreTrainedModel, n_words: int, n_oov: int) -> PreTrainedModel
 
 
 @torch.no_grad()
-def set_oov_rows(model: PreTrainedModel, n_words: int, rows: Tensor, heads: Tensor | None = None) -> None:
+def set_oov_rows(model: Any, n_words: int, rows: Tensor, heads: Tensor | None = None) -> None:
     """Write the rows of OOV tokens, of the input and of a head that is not tied to it.
 
     Args:
@@ -219,7 +219,7 @@ def with_adapters(model: PreTrainedModel, n_words: int, n_oov: int, settings: Pr
     try:
         lora = LoraConfig(
             r=settings.lora_r,
-            lora_alpha=settings.lora_alpha,
+            lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]  # a factor, which need not be whole
             lora_dropout=settings.lora_dropout,
             target_modules=settings.lora_targets,
             trainable_token_indices={names[id(table)]: ids for table in tables},
