@@ -268,8 +268,8 @@ def pretrained_backbone(
     """
     dtype, lora = settings.computes_in(device, pretrained=True), settings.training == "lora"
     # What is trained is kept in float32: in bfloat16 a small step of the optimizer would be rounded away.
-    model = pretrained_model(name, files, dtype=dtype if lora else torch.float32, attention=settings.attention)
-    model = resized(model, n_words, n_oov)
+    loaded = pretrained_model(name, files, dtype=dtype if lora else torch.float32, attention=settings.attention)
+    model = resized(loaded, n_words, n_oov)
     rows = initial_rows(token_init, model.get_input_embeddings().weight[:n_words], n_oov, said)
     head = _untied_head(model)
     set_oov_rows(

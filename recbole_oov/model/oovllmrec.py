@@ -97,9 +97,9 @@ class OOVLLMRec(SequentialRecommender):
     def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
         """What in a configuration cannot work, before any data is loaded."""
         problems = pretrained_problems(config)
-        for check in (lambda: check_backbone(config["backbone"]), lambda: _check_prompts(config)):
+        for check, value in ((check_backbone, config["backbone"]), (_check_prompts, config)):
             try:
-                check()
+                check(value)
             except ConfigError as error:
                 problems += error.errors
         for key, allowed in _CHOICES.items():
