@@ -1,20 +1,29 @@
-"""The language models under the LLM recommenders, and their tokenizers."""
+"""The language models under the LLM recommenders, and their tokenizers.
+
+A recommender gives a backbone vectors and gets states; the backbone's own head over its whole vocabulary is never
+called, since no position may emit an ordinary word. Pretrained ones are loaded by ``lm/pretrained.py``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from logging import getLogger
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model, PreTrainedModel, PreTrainedTokenizerFast
 
 from recbole_oov.errors import ConfigError
-
-PRESETS = ("tiny",)
-"""Backbones that need no download."""
+from recbole_oov.lm.scoring import sibling_mask, sibling_positions
 
 _PAD, _UNKNOWN = "[PAD]", "[UNK]"
+_ADAPTER = "default"  # peft's own name for the only one
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""How far states may lie from what they should be, relative to the largest number in them."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +35,6 @@ class TinySettings:
     n_heads: int
     inner_size: int
     dropout: float
-
-
-def check_backbone(name: Any) -> None:
-    """Refuse a backbone that is not there, before anything is loaded.
-
-    Raises:
-        ConfigError: Names what was asked for and the presets.
-    """
-    if name not in PRESETS:
-        raise ConfigError(f"backbone: {name!r} is not known; the backbones of this version are: {', '.join(PRESETS)}")
 
 
 def tiny_backbone(settings: TinySettings, *, vocab_size: int, max_positions: int) -> PreTrainedModel:
@@ -77,7 +76,7 @@ def tiny_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizer
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=_PAD, unk_token=_UNKNOWN)
 
 
-def add_oov_tokens(tokenizer: PreTrainedTokenizerFast, names: list[str]) -> int:
+def add_oov_tokens(tokenizer: Any, names: list[str]) -> int:
     """Add OOV tokens behind the ordinary vocabulary, in the given order.
 
     Returns:
@@ -93,3 +92,278 @@ def add_oov_tokens(tokenizer: PreTrainedTokenizerFast, names: list[str]) -> int:
         known = next(name for name in names if words[name] < first)
         raise ConfigError(f"backbone: its tokenizer already has the token {known!r}, which names a cluster or a rank")
     return first
+
+
+class Backbone(nn.Module):
+    """A language model as a recommender uses it: vectors in, states out, no logits over its vocabulary.
+
+    Args:
+        model: The language model, resized; with its adapters where it has some.
+        n_words: Ordinary tokens, which OOV tokens follow.
+        n_oov: OOV tokens.
+        dtype: What it computes with. Weights in float32 compute in bfloat16 by autocast.
+        gradient_checkpointing: Whether to compute activations again in the backward pass instead of keeping them.
+
+    Attributes:
+        model: As given.
+        hidden_size: Width d of vectors and states.
+    """
+
+    encodes_history = False
+    """Whether the history is read by an encoder, and items are read and predicted by a decoder."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        n_words: int,
+        n_oov: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.n_words, self.n_oov, self.dtype = n_words, n_oov, dtype
+        self.hidden_size = int(self._input_table().shape[1])
+        if gradient_checkpointing:
+            lm = self.language_model  # newer versions of transformers have another name for it
+            enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+
+    @property
+    def language_model(self) -> Any:
+        """The model of transformers', with adapters in it or without."""
+        model: Any = self.model
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the weights that it came with are left as they are."""
+        return self.model is not self.language_model
+
+    # --- vectors of tokens ----------------------------------------------------------------------------------------
+
+    @property
+    def words(self) -> Tensor:
+        """Input vectors of ordinary tokens. (n_words, d)"""
+        return self._scaled(self._input_table()[: self.n_words])
+
+    def oov_inputs(self) -> Tensor:
+        """Input vectors of OOV tokens. (n_oov, d)"""
+        return self._scaled(self._oov_rows(self.language_model.get_input_embeddings()))
+
+    def oov_heads(self) -> Tensor:
+        """Output vectors of OOV tokens: the input rows, or those of a head that is not tied to them. (n_oov, d)"""
+        head = self.language_model.get_output_embeddings()
+        if head is None or self._tied:
+            return self._oov_rows(self.language_model.get_input_embeddings())
+        return self._oov_rows(head)
+
+    @property
+    def _tied(self) -> bool:
+        head, embedding = self.language_model.get_output_embeddings(), self.language_model.get_input_embeddings()
+        return _base_layer(head).weight is _base_layer(embedding).weight
+
+    def _input_table(self) -> Tensor:
+        table: Tensor = _base_layer(self.language_model.get_input_embeddings()).weight
+        return table
+
+    def _oov_rows(self, layer: Any) -> Tensor:
+        rows: Tensor
+        if hasattr(layer, "token_adapter"):
+            rows = layer.token_adapter.trainable_tokens_delta[_ADAPTER]
+        else:
+            rows = layer.weight[self.n_words : self.n_words + self.n_oov]
+        return rows.float()
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        """As the embedding layer gives them: Gemma and BART multiply them by a constant."""
+        scale = getattr(_base_layer(self.language_model.get_input_embeddings()), "embed_scale", None)
+        return rows.float() if scale is None else rows.float() * scale
+
+    # --- states ---------------------------------------------------------------------------------------------------
+
+    def states(self, vectors: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """States at all positions of a causal sequence.
+
+        Args:
+            vectors: (B, T, d)
+            positions: Position ids. (B, T)
+            mask: True where a token is real (B, T), or where a query may attend to a key (B, 1, T, T); None where
+                padding stands at the end alone.
+
+        Returns:
+            (B, T, d) float32
+        """
+        with self._precision(vectors):
+            output = self._body(
+                inputs_embeds=vectors.to(self._weights_dtype),
+                attention_mask=self._as_attention(mask, vectors),
+                position_ids=positions,
+                use_cache=False,
+            )
+        states: Tensor = output.last_hidden_state
+        return states.float()
+
+    def branches(self, vectors: Tensor, real: Tensor, siblings: Tensor) -> tuple[Tensor, Tensor]:
+        """The state after a history, and the states at tokens that might come next, each as if it came alone.
+
+        Args:
+            vectors: The history. (B, T, d)
+            real: Which of its tokens are real. (B, T) bool
+            siblings: Vectors of the tokens. (B, C, d)
+
+        Returns:
+            (B, d) and (B, C, d)
+        """
+        n = siblings.shape[1]
+        hidden = self.states(torch.cat([vectors, siblings], dim=1), sibling_positions(real, n), sibling_mask(real, n))
+        last = (real * torch.arange(real.shape[1], device=real.device)).argmax(dim=1)
+        return hidden[torch.arange(len(last), device=last.device), last], hidden[:, real.shape[1] :]
+
+    @property
+    def _body(self) -> Any:
+        """The model without its head."""
+        return self.language_model.base_model
+
+    @property
+    def _weights_dtype(self) -> torch.dtype:
+        return self._input_table().dtype
+
+    def _precision(self, like: Tensor) -> AbstractContextManager[Any]:
+        if self.dtype == self._weights_dtype:
+            return nullcontext()
+        return torch.autocast(like.device.type, dtype=self.dtype)
+
+    def _as_attention(self, mask: Tensor | None, vectors: Tensor) -> Tensor | None:
+        """As transformers wants it: 4-D masks are passed on to the attention, and the eager one adds them."""
+        if mask is None or mask.dim() == 2 or self._takes_bool:
+            return mask
+        added = torch.zeros(mask.shape, dtype=self._weights_dtype, device=vectors.device)
+        return added.masked_fill(~mask, torch.finfo(added.dtype).min)
+
+    @property
+    def _takes_bool(self) -> bool:
+        return bool(self.language_model.config._attn_implementation == "sdpa")
+
+
+def _base_layer(layer: Any) -> Any:
+    return layer.token_adapter.get_base_layer() if hasattr(layer, "token_adapter") else layer
+
+
+class EncoderDecoder(Backbone):
+    """A backbone of T5's kind: its encoder reads the prompt and the history, its decoder reads and predicts items.
+
+    Relative positions are those of the sequence, which no argument changes. So each of several tokens that might come
+    next stands behind a start token of its own, which it alone sees: what it reads is what it would read alone.
+    """
+
+    encodes_history = True
+
+    @property
+    def start(self) -> Tensor:
+        """The vector that the decoder begins with. (d,)"""
+        return self.words[self.language_model.config.decoder_start_token_id]
+
+    def encoded(self, vectors: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder makes of a sequence. Padding inside it, which would count as distance, goes to the end.
+
+        Args:
+            vectors: (B, T, d)
+            real: Which tokens are real. (B, T) bool
+
+        Returns:
+            States (B, T, d), and which of them are of real tokens (B, T).
+        """
+        order = (~real).to(torch.int8).argsort(dim=1, stable=True)
+        real = real.gather(1, order)
+        vectors = vectors.gather(1, order[..., None].expand_as(vectors))
+        encoder = self.language_model.get_encoder()
+        with self._precision(vectors):
+            output = encoder(inputs_embeds=vectors.to(self._weights_dtype), attention_mask=real)
+        states: Tensor = output.last_hidden_state
+        return states, real
+
+    def decoded(self, vectors: Tensor, encoded: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """States of the decoder.
+
+        Args:
+            vectors: Begin with :attr:`start`. (B, T, d)
+            encoded: As of :meth:`encoded`.
+            mask: True where a query may attend to a key (B, 1, T, T); None for all that stand before.
+
+        Returns:
+            (B, T, d) float32
+        """
+        memory, real = encoded
+        with self._precision(vectors):
+            output = self.language_model.get_decoder()(
+                inputs_embeds=vectors.to(self._weights_dtype),
+                attention_mask=self._as_attention(mask, vectors),
+                encoder_hidden_states=memory,
+                encoder_attention_mask=real,
+                use_cache=False,
+            )
+        states: Tensor = output.last_hidden_state
+        return states.float() * (self.hidden_size**-0.5 if self._scales_states else 1.0)
+
+    def branches(self, vectors: Tensor, real: Tensor, siblings: Tensor) -> tuple[Tensor, Tensor]:
+        batch, n = siblings.shape[:2]
+        start = self.start.expand(batch, 1, -1)
+        pairs = torch.stack([start.expand(-1, n, -1), siblings], dim=2).flatten(1, 2)
+        # Which start token each position belongs to: 0; 1, 1; 2, 2; …
+        block = (torch.arange(1 + 2 * n, device=siblings.device) + 1) // 2
+        mask = (block[:, None] == block[None]).tril().expand(batch, 1, -1, -1)
+        hidden = self.decoded(torch.cat([start, pairs], dim=1), self.encoded(vectors, real), mask)
+        return hidden[:, 0], hidden[:, 2::2]
+
+    @property
+    def _scales_states(self) -> bool:
+        """T5 does so before a head that is tied, or was when it was trained."""
+        config = self.language_model.config
+        if "t5" not in config.model_type:
+            return False
+        return bool(getattr(config, "scale_decoder_outputs", config.tie_word_embeddings))
+
+
+@torch.no_grad()
+def check_siblings(name: str, backbone: Backbone) -> None:
+    """Refuse a backbone in which tokens that might come next see each other, or stand at other places than alone.
+
+    Exact scores in one pass need an architecture that takes vectors, position ids and any attention mask. Models that
+    read the past in another way (recurrent ones, biases by distance in the sequence) do not; nothing tells them apart
+    but trying.
+
+    Raises:
+        ConfigError: They do, or the model cannot be called so.
+    """
+    mode = backbone.training
+    backbone.eval()
+    device = backbone.words.device
+    some = backbone.words[torch.linspace(0, backbone.n_words - 1, 8).long()]
+    history, siblings = some[:5].expand(2, -1, -1), some[5:].expand(2, -1, -1)
+    real = torch.tensor([[True, True, False, True, True], [True, True, True, False, False]], device=device)
+    try:
+        state, together = backbone.branches(history, real, siblings)
+        alone = [
+            torch.cat([part.flatten(0, -2) for part in backbone.branches(row[kept][None], kept[kept][None], one)])
+            for row, kept in zip(history, real, strict=True)
+            for one in siblings[:1].split(1, dim=1)
+        ]
+    except Exception as error:  # an architecture that was never meant for this may raise anything
+        raise ConfigError(
+            f"backbone: {name} ({type(backbone.language_model).__name__}) cannot be called with vectors, positions and "
+            f"a mask of its own ({type(error).__name__}: {error}); Llama, Qwen, Mistral, GPT-2 and T5 can"
+        ) from error
+    finally:
+        backbone.train(mode)
+    expected = torch.stack(alone).unflatten(0, siblings.shape[:2])
+    found = torch.stack([state[:, None].expand_as(together), together], dim=2)
+    apart = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
+    getLogger(__name__).debug("%s: scored together, states differ by %.1e from alone", name, apart)
+    if not apart < _TOLERANCE[backbone.dtype]:
+        raise ConfigError(
+            f"backbone: {name} ({type(backbone.language_model).__name__}) gives tokens that might come next other "
+            f"states side by side than alone (by {apart:.1e} of the largest), so that its scores would be wrong; "
+            f"Llama, Qwen, Mistral, GPT-2 and T5 do not"
+        )

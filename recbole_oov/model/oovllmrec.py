@@ -24,12 +24,16 @@ from recbole_oov.data.histories import NEXT_ITEMS, Histories
 from recbole_oov.data.oov_split import oov_mask
 from recbole_oov.data.text import item_texts, missing_text_problem
 from recbole_oov.errors import ConfigError, DataError
-from recbole_oov.lm.backbone import TinySettings, add_oov_tokens, check_backbone, tiny_backbone, tiny_tokenizer
+from recbole_oov.lm.backbone import EncoderDecoder, add_oov_tokens
+from recbole_oov.lm.backbone_files import check_backbone
+from recbole_oov.lm.backbone_maker import BackboneMaker
 from recbole_oov.lm.beam import as_scores, beam_search
 from recbole_oov.lm.explanation import TokenExplanation, explain_by_occlusion
 from recbole_oov.lm.placement import Guess, Placement, placed
+from recbole_oov.lm.pretrained import pretrained_problems
 from recbole_oov.lm.prompts import Template, load_prompts
-from recbole_oov.lm.scoring import TokenTree, sibling_mask, sibling_positions, token_positions
+from recbole_oov.lm.scoring import TokenTree, token_positions
+from recbole_oov.lm.token_init import KINDS, TokenTexts
 from recbole_oov.lm.token_scores import token_scores, training_ratings
 from recbole_oov.lm.vocabulary import (
     OOVVocabulary,
@@ -61,19 +65,12 @@ class OOVLLMRec(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        check_backbone(config["backbone"])
         self.n_users = dataset.num(self.USER_ID)
-        self.settings = TinySettings(
-            hidden_size=config["hidden_size"],
-            n_layers=config["n_layers"],
-            n_heads=config["n_heads"],
-            inner_size=config["inner_size"],
-            dropout=config["dropout"],
-        )
         self.rank_tokens = config["rank_tokens"]
         self.augmentation = float(config["augmentation"])
         self.item_augmentation = float(config["item_augmentation"])
         self.prompts = load_prompts(config["prompts"])
+        self.question = getattr(self.prompts, config["eval_prompts"])[0]
         histories = Histories.from_train(dataset)
         texts = item_texts(dataset, config["item_text_fields"])
         if self.prompts.item_text:
@@ -82,11 +79,12 @@ class OOVLLMRec(SequentialRecommender):
                 raise DataError(problem)
             if problem:
                 self.logger.warning(problem)
-        trained = [texts[item] for item in sorted(set(histories.items.tolist()))]
-        self.word_tokenizer = tiny_tokenizer([*self.prompts.words, *trained], config["tokenizer_vocab_size"])
-        self.n_words = len(self.word_tokenizer)
-        self.text_ids = self._text_ids(texts, config["item_text_tokens"] if self.prompts.item_text else 0)
-        self.words = {words: torch.tensor(self.word_tokenizer.encode(words)) for words in self.prompts.words}
+        trained = sorted(set(histories.items.tolist()))
+        self.maker = BackboneMaker(config, [*self.prompts.words, *(texts[item] for item in trained)])
+        self.word_tokenizer, self.n_words = self.maker.tokenizer, self.maker.n_words
+        self.text_ids, self.text_real = self._text_ids(texts, config["item_text_tokens"] * self.prompts.item_text)
+        self.trained_texts = self._trained_texts(texts, trained, config["token_init"])
+        self.words = {words: torch.tensor(self.maker.encode(words), dtype=torch.long) for words in self.prompts.words}
         self.histories = histories
         self.decoding, self.n_beams = config["decoding"], config["n_beams"]
         self.placement: Placement | None = None
@@ -98,10 +96,10 @@ class OOVLLMRec(SequentialRecommender):
     @classmethod
     def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
         """What in a configuration cannot work, before any data is loaded."""
-        problems = []
-        for check in (lambda: check_backbone(config["backbone"]), lambda: load_prompts(config["prompts"])):
+        problems = pretrained_problems(config)
+        for check, value in ((check_backbone, config["backbone"]), (_check_prompts, config)):
             try:
-                check()
+                check(value)
             except ConfigError as error:
                 problems += error.errors
         for key, allowed in _CHOICES.items():
@@ -128,14 +126,55 @@ class OOVLLMRec(SequentialRecommender):
 
     # --- set-up ---------------------------------------------------------------------------------------------------
 
-    def _text_ids(self, texts: list[str], width: int) -> Tensor:
-        """Token ids of every item's text, cut to ``width``, 0 where it is shorter. (n_items, width)"""
+    def _text_ids(self, texts: list[str], width: int) -> tuple[Tensor, Tensor]:
+        """Token ids of every item's text, cut to ``width``, and which of them are no padding. (n_items, width) each"""
         ids = torch.zeros(self.n_items, width, dtype=torch.long)
-        if width:
-            for item, text in enumerate(texts):
-                encoded = self.word_tokenizer.encode(text)[:width]
-                ids[item, : len(encoded)] = torch.tensor(encoded, dtype=torch.long)
-        return ids
+        real = torch.zeros(self.n_items, width, dtype=torch.bool)
+        n_cut = 0
+        for item, text in enumerate(texts if width else ()):
+            encoded = self.maker.encode(text)
+            n_cut += len(encoded) > width
+            encoded = encoded[:width]
+            ids[item, : len(encoded)] = torch.tensor(encoded, dtype=torch.long)
+            real[item, : len(encoded)] = True
+        if n_cut:
+            self.logger.warning(
+                f"item_text_tokens: the texts of {n_cut} of {self.n_items - 1} items are longer than {width} tokens, "
+                f"of which the first {width} are shown"
+            )
+        return ids, real
+
+    def _trained_texts(self, texts: list[str], trained: list[int], token_init: str) -> dict[int, list[int]]:
+        """Ordinary tokens of training items' texts by item, where OOV tokens may begin with them.
+
+        Raises:
+            DataError: They are asked for, and there are none.
+        """
+        if token_init in ("mean", "random") or (token_init == "auto" and self.maker.fingerprint is None):
+            return {}
+        encoded = {item: self.maker.encode(texts[item]) for item in trained if texts[item]}
+        if not encoded and token_init == "text":
+            raise DataError(
+                "token_init: text needs texts of items, and no training item has one; load them (load_col, "
+                "item_text_fields), or give token_init: mean"
+            )
+        if 0 < len(encoded) < len(trained):
+            self.logger.warning(
+                f"token_init: {len(trained) - len(encoded)} of {len(trained)} training items have no text; their "
+                f"clusters' tokens begin with the texts of the others"
+            )
+        return encoded
+
+    def _said(self, vocabulary: OOVVocabulary, item_fine: Tensor) -> TokenTexts:
+        """What each OOV token stands for: a cluster's for its items' texts, an item's own fine token for its text."""
+        items = torch.tensor(list(self.trained_texts), dtype=torch.long)
+        encoded = [torch.tensor(ids, dtype=torch.long) for ids in self.trained_texts.values()]
+        words = nn.utils.rnn.pad_sequence(encoded, batch_first=True) if encoded else items.new_zeros(0, 1)
+        lengths = torch.tensor([len(ids) for ids in encoded], dtype=torch.long)
+        texts, tokens = torch.arange(len(items)), vocabulary.item_cluster[items]
+        if self.rank_tokens == "own":
+            texts, tokens = texts.repeat(2), torch.cat([tokens, self.n_clusters + item_fine[items]])
+        return TokenTexts(words, torch.arange(words.shape[1]) < lengths[:, None], texts, tokens)
 
     def _place(self, config: Any, dataset: Any, vocabulary: OOVVocabulary) -> OOVVocabulary:
         """Give items without training interactions a place by their content."""
@@ -170,24 +209,25 @@ class OOVLLMRec(SequentialRecommender):
         item_ids = torch.stack([self.first_cluster + vocabulary.item_cluster, self.first_fine + item_fine], dim=1)
         user_ids = torch.stack([self.first_cluster + vocabulary.user_cluster, self.first_fine + user_fine], dim=1)
         blocks = torch.cat([item_ids, self.text_ids], dim=1)
-        blocks[0] = 0  # the padding item is no token at all
+        real = torch.cat([torch.ones_like(item_ids, dtype=torch.bool), self.text_real], dim=1)
+        blocks[0], real[0] = 0, False  # the padding item is no token at all
         self.register_buffer("item_blocks", blocks.to(self.device), persistent=False)
+        self.register_buffer("item_real", real.to(self.device), persistent=False)
         self.register_buffer("user_tokens", user_ids.to(self.device), persistent=False)
         oov = None if self.placement is None else self.placement.oov
         self.tree = TokenTree(vocabulary.item_cluster.to(self.device), self.n_clusters, oov)
         prefix = max(self._prefix_length(template) for template in self.prompts.seen + self.prompts.unseen)
-        self.backbone = tiny_backbone(
-            self.settings,
-            vocab_size=self.first_fine + n_fine,
-            max_positions=prefix + (self.max_seq_length + 1) * blocks.shape[1] + 1,
-        ).to(self.device)
-        dim, hidden = vocabulary.centroids.shape[1], self.settings.hidden_size
+        n_oov, said = self.n_clusters + n_fine, self._said(vocabulary, item_fine)
+        self.backbone = self.maker.make(n_oov, prefix, self.max_seq_length, blocks.shape[1], said, self.device)
+        self.register_buffer("backbone_fingerprint", self.maker.fingerprint)
+        dim, hidden = vocabulary.centroids.shape[1], self.backbone.hidden_size
         self.augmentation_map = nn.Linear(dim, hidden, device=self.device)
         self.item_map_in = nn.Linear(dim, hidden, device=self.device)
         self.item_map_out = nn.Linear(dim, hidden, bias=False, device=self.device)
 
     def _prefix_length(self, template: Template) -> int:
-        return sum(2 if piece == "{user}" else len(self.words[piece]) for piece in template.before)
+        lengths = (2 if piece == "{user}" else len(self.words[piece]) for piece in template.before)
+        return len(self.maker.begin) + sum(lengths)
 
     # --- tokens and their vectors ---------------------------------------------------------------------------------
 
@@ -196,21 +236,24 @@ class OOVLLMRec(SequentialRecommender):
         # Ids are looked up, not indexed: indexing takes -1 for the last user or item.
         prefix = torch.cat(
             [
-                F.embedding(users, self.user_tokens)
-                if piece == "{user}"
-                else self.words[piece].to(users.device).expand(len(users), -1)
-                for piece in template.before
+                self.maker.begin.to(users.device).expand(len(users), -1),
+                *(
+                    F.embedding(users, self.user_tokens)
+                    if piece == "{user}"
+                    else self.words[piece].to(users.device).expand(len(users), -1)
+                    for piece in template.before
+                ),
             ],
             dim=1,
         )
         blocks = F.embedding(items, self.item_blocks)
         tokens = torch.cat([prefix, blocks.flatten(1)], dim=1)
-        real = torch.cat([torch.ones_like(prefix, dtype=torch.bool), (blocks != 0).flatten(1)], dim=1)
-        vectors = F.embedding(tokens, self._table())
+        real = torch.cat([torch.ones_like(prefix, dtype=torch.bool), self.item_real[items].flatten(1)], dim=1)
+        vectors = self._vectors(tokens)
         if self.item_augmentation:
             extra = self.item_augmentation * self.item_map_in(self.oov_item_vectors[items])
             if self.placement is not None and not self.training:
-                fine = self._table()[self.item_blocks[:, 1]]
+                fine = self._of_items(self._oov_table(self.backbone.oov_inputs()))
                 extra = extra + (self.tree.with_means(fine) - fine)[items]
             start, width = prefix.shape[1], blocks.shape[2]
             history = vectors[:, start:].unflatten(1, (items.shape[1], width))
@@ -218,14 +261,30 @@ class OOVLLMRec(SequentialRecommender):
             vectors = torch.cat([vectors[:, :start], history.flatten(1, 2)], dim=1)
         return tokens, vectors, real
 
-    def _table(self) -> Tensor:
-        """E[t] + α (W m_t + b) for cluster tokens, m_t the cluster's own centroid; E[t] for all others. (V, d)"""
-        table: Tensor = self.backbone.get_input_embeddings().weight
+    def _vectors(self, tokens: Tensor) -> Tensor:
+        """Input vectors of any tokens. (B, T) -> (B, T, d)"""
+        is_oov = tokens >= self.first_cluster
+        words = F.embedding(tokens.masked_fill(is_oov, 0), self.backbone.words)
+        oov = self._oov_table(self.backbone.oov_inputs())
+        return torch.where(is_oov[..., None], F.embedding((tokens - self.first_cluster).clamp(min=0), oov), words)
+
+    def _oov_table(self, rows: Tensor) -> Tensor:
+        """E[t] + α (W m_t + b) for cluster tokens, m_t the cluster's own centroid; E[t] for fine ones.
+
+        Args:
+            rows: E: what the backbone reads OOV tokens by, or predicts them by. (V, d)
+
+        Returns:
+            (V, d), clusters first.
+        """
         if not self.augmentation:
-            return table
+            return rows
         extra = self.augmentation * self.augmentation_map(self.oov_centroids)
-        first, end = self.first_cluster, self.first_fine
-        return torch.cat([table[:first], table[first:end] + extra, table[end:]])
+        return torch.cat([rows[: self.n_clusters] + extra, rows[self.n_clusters :]])
+
+    def _of_items(self, rows: Tensor) -> Tensor:
+        """Of the rows of OOV tokens those of items' fine tokens. (V, d) -> (n_items, d)"""
+        return rows[(self.item_blocks[:, 1] - self.first_cluster).clamp(min=0)]
 
     def _leaves(self) -> Tensor:
         """Output vectors of all items: those of their fine tokens. (n_items, d)"""
@@ -238,8 +297,7 @@ class OOVLLMRec(SequentialRecommender):
 
     def _fine(self) -> Tensor:
         """Output vectors of all items' fine tokens, as they were learned. (n_items, d)"""
-        fine: Tensor = self.backbone.get_input_embeddings().weight[self.item_blocks[:, 1]]
-        return fine
+        return self._of_items(self.backbone.oov_heads())
 
     # --- learning -------------------------------------------------------------------------------------------------
 
@@ -260,28 +318,59 @@ class OOVLLMRec(SequentialRecommender):
         items = torch.cat([inputs, torch.zeros_like(inputs[:, :1])], dim=1)
         items[rows, lengths] = targets[rows, lengths - 1]
         seen = self.prompts.seen
-        template = seen[int(torch.randint(len(seen), ()))] if self.training else seen[0]
+        template = seen[int(torch.randint(len(seen), ()))] if self.training else self.question
+        states = self._decoded if isinstance(self.backbone, EncoderDecoder) else self._read
+        before, at_cluster, wanted = states(users, items, lengths, targets, template)
+        # The state before the item helps to tell which of the cluster's items it is: without it a small backbone
+        # must first learn to look one token back from the cluster token before the last item counts at all.
+        nll = self.tree.nll(self._cluster_logits(before), at_cluster + before, self._leaves(), wanted)
+        return nll.mean()
+
+    def _read(
+        self, users: Tensor, items: Tensor, lengths: Tensor, targets: Tensor, template: Template
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All targets of histories that are read once, as one causal sequence.
+
+        Args:
+            users: (B,)
+            items: Histories, and behind each its last target. (B, L + 1)
+            lengths: Of the histories. (B,)
+            targets: The item after each of a history, 0 where it is none to learn from. (B, L)
+            template: The words around them.
+
+        Returns:
+            Of N targets the states before them (N, d) and at their cluster tokens (N, d), and the items (N,).
+        """
         tokens, vectors, real = self._sequence(users, items, template)
-        output = self.backbone(
-            inputs_embeds=vectors,
-            # Padding at the end needs no mask in a causal model; padding inside (short item texts) does.
-            attention_mask=real if self.text_ids.shape[1] else None,
-            position_ids=token_positions(real),
-        )
+        # Padding at the end needs no mask in a causal model; padding inside (short item texts) does.
+        hidden = self.backbone.states(vectors, token_positions(real), real if self.text_ids.shape[1] else None)
         row, position = targets.nonzero(as_tuple=True)
         width = self.item_blocks.shape[1]
         start = tokens.shape[1] - items.shape[1] * width
-        block_length = (self.item_blocks[inputs[row, position]] != 0).sum(dim=1)
-        before = output.last_hidden_state[row, start + position * width + block_length - 1]
-        at_cluster = output.last_hidden_state[row, start + (position + 1) * width]
-        # The state before the item helps to tell which of the cluster's items it is: without it a small backbone
-        # must first learn to look one token back from the cluster token before the last item counts at all.
-        states = at_cluster + before
-        nll = self.tree.nll(self._cluster_logits(before), states, self._leaves(), targets[row, position])
-        return nll.mean()
+        block_length = self.item_real[items[row, position]].sum(dim=1)
+        before = hidden[row, start + position * width + block_length - 1]
+        return before, hidden[row, start + (position + 1) * width], targets[row, position]
+
+    def _decoded(
+        self, users: Tensor, items: Tensor, lengths: Tensor, targets: Tensor, template: Template
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for an encoder, which reads all of what it is given at once: no target may be in it.
+
+        Each target has a row of its own: the encoder reads the prompt and the history before it, the decoder its
+        cluster token. That is what scoring asks for.
+        """
+        assert isinstance(self.backbone, EncoderDecoder)
+        row, position = targets.nonzero(as_tuple=True)
+        wanted = targets[row, position]
+        place = torch.arange(items.shape[1], device=items.device)
+        history = items[row].masked_fill(place > position[:, None], 0)[:, : int(position.max()) + 1]
+        _, vectors, real = self._sequence(users[row], history, template)
+        clusters = self._oov_table(self.backbone.oov_inputs())[self.oov_item_cluster[wanted]]
+        before, branches = self.backbone.branches(vectors, real, clusters[:, None])
+        return before, branches[:, 0], wanted
 
     def _cluster_logits(self, states: Tensor) -> Tensor:
-        return states @ self._table()[self.first_cluster : self.first_fine].T
+        return states @ self._oov_table(self.backbone.oov_heads())[: self.n_clusters].T
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
@@ -319,19 +408,11 @@ class OOVLLMRec(SequentialRecommender):
         """
         users, items = interaction[self.USER_ID], interaction[self.ITEM_SEQ]
         items = items[:, : int(interaction[self.ITEM_SEQ_LEN].max())]
-        _, vectors, real = self._sequence(users, items, self.prompts.seen[0])
-        clusters = self._table()[self.first_cluster : self.first_fine]
+        _, vectors, real = self._sequence(users, items, self.question)
+        clusters = self._oov_table(self.backbone.oov_inputs())[: self.n_clusters]
         siblings = clusters.expand(len(users), -1, -1) if chosen is None else clusters[chosen]
-        n_siblings = siblings.shape[1]
-        output = self.backbone(
-            inputs_embeds=torch.cat([vectors, siblings], dim=1),
-            attention_mask=sibling_mask(real, n_siblings),
-            position_ids=sibling_positions(real, n_siblings),
-        )
-        last = (real * torch.arange(real.shape[1], device=real.device)).argmax(dim=1)
-        state: Tensor = output.last_hidden_state[torch.arange(len(users), device=users.device), last]
-        branches = output.last_hidden_state[:, real.shape[1] :] + state[:, None]
-        return self._cluster_logits(state), branches
+        state, branches = self.backbone.branches(vectors, real, siblings)
+        return self._cluster_logits(state), branches + state[:, None]
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Score of one given item a row, as of :meth:`full_sort_predict`. (B,)"""
@@ -376,11 +457,10 @@ class OOVLLMRec(SequentialRecommender):
         """
         items = torch.from_numpy(np.unique(self.histories.items)).to(self.device)
         users = torch.from_numpy(self.histories.user_ids).to(self.device)
-        table = self._table()
-        of_items = table[self.item_blocks[items, :2]].mean(dim=1)
+        of_items = self._vectors(self.item_blocks[items, :2]).mean(dim=1)
         if self.item_augmentation:
             of_items = of_items + self.item_augmentation / 2 * self.item_map_in(self.oov_item_vectors[items])
-        of_users = table[self.user_tokens[users]].mean(dim=1)
+        of_users = self._vectors(self.user_tokens[users]).mean(dim=1)
         ratings = training_ratings(train_dataset)[users.cpu().numpy()][:, items.cpu().numpy()]
         return token_scores(of_items, of_users, ratings).as_dict()
 
@@ -444,13 +524,44 @@ class OOVLLMRec(SequentialRecommender):
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As torch's; the OOV vocabulary is the checkpoint's, even where this machine would have made another."""
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's; of a backbone whose weights are left as they are, only what is trained."""
+        state = super().state_dict(*args, **kwargs)
+        if self.backbone.frozen:
+            for name in state.keys() - self._saved_names(state):
+                del state[name]
+        return state
+
+    def _saved_names(self, state: Mapping[str, Any]) -> set[str]:
+        trained = {f"backbone.{name}" for name, weights in self.backbone.named_parameters() if weights.requires_grad}
+        return {name for name in state if not name.startswith("backbone.") or name in trained}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch's; the OOV vocabulary is the checkpoint's, even where this machine would have made another.
+
+        Raises:
+            ConfigError: The checkpoint's backbone is another one than that of this machine.
+        """
         self._calibrated = False
+        self._check_fingerprint(state_dict)
         saved = {name: state_dict[f"oov_{name}"].cpu() for name in self.vocabulary.state()}
         if any(not torch.equal(saved[name], tensor.cpu()) for name, tensor in self.vocabulary.state().items()):
             self._set_vocabulary(OOVVocabulary(**saved))
-        return super().load_state_dict(state_dict, *args, **kwargs)
+        if not self.backbone.frozen:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        missing = sorted(self.state_dict().keys() - state_dict.keys())
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        if strict and (missing or result.unexpected_keys):
+            raise RuntimeError(f"state_dict lacks {missing} and has, beside what is known, {result.unexpected_keys}")
+        return result
+
+    def _check_fingerprint(self, state_dict: Mapping[str, Any]) -> None:
+        own, saved = self.maker.fingerprint, state_dict.get("backbone_fingerprint")
+        if own is not None and saved is not None and not torch.equal(own, saved.cpu()):
+            raise ConfigError(
+                f"backbone: {self.maker.name!r} is not the one that the checkpoint was trained on: its config.json or "
+                f"its weights' files are others; put the earlier ones back"
+            )
 
 
 _CHOICES = {
@@ -458,9 +569,17 @@ _CHOICES = {
     "oov_tokens": ("clustered", "random"),
     "oov_items": ("reserved", "placed", "spread"),
     "decoding": ("exact", "beam"),
+    "token_init": KINDS,
+    "eval_prompts": ("seen", "unseen"),
 }
 _CALIBRATION_USERS = 256
 _USERS_AT_ONCE = 64
+
+
+def _check_prompts(config: Mapping[str, Any]) -> None:
+    prompts = load_prompts(config["prompts"])
+    if config["eval_prompts"] == "unseen" and not prompts.unseen:
+        raise ConfigError(f"eval_prompts: {config['prompts']} has no template under the key 'unseen'; give seen")
 
 
 def _make_vocabulary(config: Any, histories: Histories) -> OOVVocabulary:

@@ -17,7 +17,7 @@ from recbole_oov.config import check_writable
 from recbole_oov.config.content import MINILM, TFIDF, encoder_problem
 from recbole_oov.data.cache import cache_folder
 from recbole_oov.errors import ConfigError, RecBoleOOVError
-from recbole_oov.lm.backbone import PRESETS
+from recbole_oov.lm.backbone_files import PRESETS, SMOLLM2_INSTALL, check_backbone
 from recbole_oov.tools import requirements
 from recbole_oov.tools.arguments import read_arguments
 
@@ -145,7 +145,12 @@ def presets() -> list[Finding]:
     """Models, backbones and encoders by name."""
     ours, everything = registry.plugin_model_names(), registry.model_names()
     found = [Finding("presets", "models", "ok", f"{len(ours)} of the plugin, {len(everything) - len(ours)} of RecBole")]
-    found.append(Finding("presets", "backbones", "ok", ", ".join(PRESETS)))
+    for preset in PRESETS:
+        try:
+            check_backbone(preset)
+            found.append(Finding("presets", f"backbone {preset}", "ok", "there"))
+        except ConfigError:
+            found.append(Finding("presets", f"backbone {preset}", "missing", "pretrained weights", SMOLLM2_INSTALL))
     for encoder in (TFIDF, MINILM):
         what, _, remedy = (encoder_problem(encoder) or "").partition("; ")
         found.append(Finding("presets", f"encoder {encoder}", "missing" if what else "ok", what or "there", remedy))

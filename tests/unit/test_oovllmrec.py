@@ -54,6 +54,22 @@ def test_item_text_follows_the_item_and_changes_the_scores(circles: Any) -> None
     assert not torch.allclose(before, model.full_sort_predict(rows))
 
 
+def test_unseen_prompts_are_asked_and_not_trained(circles: Any, model: Any, tmp_path: Any) -> None:
+    rows = circles.loaders[1]._dataset.inter_feat[:5]
+    unseen = build(circles, eval_prompts="unseen")
+    assert unseen.question not in unseen.prompts.seen
+    assert not torch.allclose(unseen.full_sort_predict(rows), model.full_sort_predict(rows))
+    only = unseen.words[unseen.question.before[0]]
+    unseen.train().calculate_loss(circles.loaders[0]._dataset.inter_feat[:20]).backward()
+    seen_words = {int(i) for words in unseen.prompts.seen for p in words.words for i in unseen.words[p]}
+    new = [int(i) for i in only if int(i) not in seen_words]
+    table = unseen.backbone.model.get_input_embeddings().weight.grad
+    assert new and not table[new].any()
+    (tmp_path / "one.yaml").write_text("seen: ['user {user} : {history}']")
+    with pytest.raises(ConfigError, match="eval_prompts: .*one.yaml has no template under the key 'unseen'"):
+        circles.config("OOVLLMRec", eval_prompts="unseen", prompts=str(tmp_path / "one.yaml"))
+
+
 def test_a_reload_scores_bit_for_bit_the_same_even_with_another_vocabulary(circles: Any, model: Any) -> None:
     rows = circles.loaders[2]._dataset.inter_feat
     other = build(circles, seed=7)
@@ -132,7 +148,7 @@ def test_items_without_text_are_said_where_text_is_needed(circles: Any, tmp_path
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("backbone", "gpt-9", "backbone: 'gpt-9' is not known"),
+        ("backbone", "models/gpt/9", "backbone: 'models/gpt/9' is not known"),
         ("prompts", "sequentially", "prompts: no template file"),
         ("rank_tokens", "each", "rank_tokens: 'each' is not one of shared, own"),
         ("oov_tokens", "cluster", "oov_tokens: 'cluster' is not one of clustered, random"),

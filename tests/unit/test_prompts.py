@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recbole_oov.errors import ConfigError
-from recbole_oov.lm.backbone import add_oov_tokens, check_backbone, tiny_tokenizer
+from recbole_oov.lm.backbone import add_oov_tokens, tiny_tokenizer
 from recbole_oov.lm.prompts import load_prompts
 
 
@@ -49,11 +49,6 @@ def test_bad_templates_are_refused(tmp_path: Path, text: str, message: str) -> N
 def test_missing_prompts_name_the_shipped_ones() -> None:
     with pytest.raises(ConfigError, match="shipped ones are sequential, sequential-text"):
         load_prompts("no-such-prompts")
-
-
-def test_unknown_backbone_names_the_presets() -> None:
-    with pytest.raises(ConfigError, match="backbone: 'tini' is not known; .*: tiny"):
-        check_backbone("tini")
 
 
 def test_oov_tokens_follow_the_words_and_stay_whole() -> None:

@@ -24,7 +24,7 @@ def test_this_installation_is_in_order(workplace: Path, capsys: pytest.CaptureFi
     assert said.endswith("Nothing is broken.\n")
     for section in ("packages", "known-bad combinations", "extras", "presets", "machine", "folders"):
         assert f"\n{section}\n" in f"\n{said}"
-    assert "encoder minilm" in said and "threads" in said and "backbones" in said
+    assert "encoder minilm" in said and "threads" in said and "backbone tiny" in said
     assert list(workplace.iterdir()) == []
 
 
