@@ -143,13 +143,13 @@ class FineTokens(NamedTuple):
         items: The last token of every item. (n_items,)
         users: That of every user. (n_users,)
         codes: The residual codes of items, each codebook's tokens its own; None where there are none. (n_items, L)
-        count: How many fine tokens there are.
+        total: How many fine tokens there are.
     """
 
     items: Tensor
     users: Tensor
     codes: Tensor | None
-    count: int
+    total: int
 
 
 def fine_tokens(vocabulary: OOVVocabulary, *, own: bool) -> FineTokens:

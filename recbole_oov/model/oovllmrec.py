@@ -160,7 +160,7 @@ class OOVLLMRec(SequentialRecommender):
         self.first_cluster = self.n_words
         self.first_fine = self.n_words + self.n_clusters
         self.tokenizer = copy.deepcopy(self.word_tokenizer)
-        add_oov_tokens(self.tokenizer, vocabulary.names(fine.count))
+        add_oov_tokens(self.tokenizer, vocabulary.names(fine.total))
         item_ids = torch.stack([self.first_cluster + vocabulary.item_cluster, self.first_fine + fine.items], dim=1)
         user_ids = torch.stack([self.first_cluster + vocabulary.user_cluster, self.first_fine + fine.users], dim=1)
         blocks = torch.cat([item_ids, self.text_ids], dim=1)
@@ -174,7 +174,7 @@ class OOVLLMRec(SequentialRecommender):
         prefix = max(self._prefix_length(template) for template in self.prompts.seen + self.prompts.unseen)
         self.backbone = tiny_backbone(
             self.settings,
-            vocab_size=self.first_fine + fine.count,
+            vocab_size=self.first_fine + fine.total,
             max_positions=prefix + (self.max_seq_length + 1) * blocks.shape[1] + 1,
         ).to(self.device)
         hidden, dim = self.settings.hidden_size, vocabulary.item_vectors.shape[1]

@@ -176,7 +176,7 @@ def test_codebooks_and_last_tokens_share_no_token(two_tastes: Histories, own: bo
     parts = [set(torch.cat([fine.items, fine.users]).tolist())]
     parts += [] if fine.codes is None else [set(column.tolist()) for column in fine.codes.T]
     assert len(parts) == (3 if with_codes else 1)
-    assert sum(map(len, parts)) == len(set.union(*parts)) and max(set.union(*parts)) == fine.count - 1
+    assert sum(map(len, parts)) == len(set.union(*parts)) and max(set.union(*parts)) == fine.total - 1
     assert not own or len(set(fine.items.tolist())) == 33
 
 
