@@ -141,6 +141,8 @@ class WindowLoader:
             ``train_batch_size`` counts one prefix a row, that is one target a row, so the two mean the same.
         seed: Seeds the order of windows, together with the epoch's number.
         shuffle: Draw a new order each epoch.
+        group_lengths: With ``shuffle``, let windows of like length share a batch, so that little of it is padding; the
+            order of the batches is as random as before.
         share: (rank, processes) in a multi-process run: every process takes its share of each batch's windows.
 
     Attributes:
@@ -159,10 +161,11 @@ class WindowLoader:
         batch_size: int,
         seed: int,
         shuffle: bool = True,
+        group_lengths: bool = False,
         share: tuple[int, int] = (0, 1),
     ) -> None:
         self.user_field, self.list_field, self.length_field = user_field, list_field, length_field
-        self.batch_size, self.shuffle = batch_size, shuffle
+        self.batch_size, self.shuffle, self.group_lengths = batch_size, shuffle, group_lengths
         self._generator = torch.Generator().manual_seed(seed)
         self.share, self.part = share, 1.0
         self.users, self.inputs, self.targets, self.lengths = _windows(histories, length, stride)
@@ -182,10 +185,7 @@ class WindowLoader:
         return max(1, -(-self.n_targets // self.batch_size))
 
     def __iter__(self) -> Iterator[Interaction]:
-        n = len(self.users)
-        order = torch.randperm(n, generator=self._generator) if self.shuffle else torch.arange(n)
-        batch_of = torch.cumsum(self._supervised[order], dim=0).sub(1).div(self.batch_size, rounding_mode="floor")
-        for whole in torch.split(order, torch.unique_consecutive(batch_of, return_counts=True)[1].tolist()):
+        for whole in self._batches():
             index, self.part = own_part(whole, self._supervised[whole], self.share)
             longest = int(self.lengths[index].max())
             yield Interaction(
@@ -196,6 +196,19 @@ class WindowLoader:
                     NEXT_ITEMS: self.targets[index, :longest],
                 }
             )
+
+    def _batches(self) -> list[Tensor]:
+        """The windows of each batch, in the order of an epoch."""
+        n = len(self.users)
+        order = torch.randperm(n, generator=self._generator) if self.shuffle else torch.arange(n)
+        grouped = self.shuffle and self.group_lengths
+        if grouped:
+            order = order[torch.argsort(self.lengths[order], stable=True)]
+        batch_of = torch.cumsum(self._supervised[order], dim=0).sub(1).div(self.batch_size, rounding_mode="floor")
+        batches = list(torch.split(order, torch.unique_consecutive(batch_of, return_counts=True)[1].tolist()))
+        if grouped:
+            batches = [batches[at] for at in torch.randperm(len(batches), generator=self._generator).tolist()]
+        return batches
 
 
 def _windows(histories: Histories, length: int, stride: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -31,6 +31,10 @@ class Template:
         """The pieces that are words."""
         return [piece for piece in self.before if piece != "{user}"]
 
+    def without_user(self) -> Template:
+        """The same words, and nothing of who the user is."""
+        return Template(tuple(self.words), self.item_text)
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -48,6 +52,20 @@ class Prompts:
     def words(self) -> list[str]:
         """All words of all templates: what the tokenizer must know."""
         return [words for template in (*self.seen, *self.unseen) for words in template.words]
+
+    def without_users(self) -> Prompts:
+        """The same templates without the user's tokens.
+
+        Raises:
+            ConfigError: A template has no words, so that nothing would be left before the history.
+        """
+        if not all(template.words for template in (*self.seen, *self.unseen)):
+            raise ConfigError(
+                "user_tokens: False leaves nothing before the history of a template that has {user} and no words; add "
+                "words to it, or give user_tokens: True"
+            )
+        seen, unseen = ([template.without_user() for template in group] for group in (self.seen, self.unseen))
+        return Prompts(tuple(seen), tuple(unseen))
 
 
 def load_prompts(name: str) -> Prompts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,27 @@ class TokenTexts:
     def empty(self) -> bool:
         """Whether no text says anything."""
         return not bool(self.real.any())
+
+
+def texts_of(
+    encoded: Mapping[int, list[int]], item_cluster: Tensor, n_clusters: int, own_tokens: Tensor | None
+) -> TokenTexts:
+    """What each OOV token stands for: a cluster's for its items' texts, an item's own fine token for its text.
+
+    Args:
+        encoded: Ordinary tokens of items' texts, by item.
+        item_cluster: Cluster of every item. (n_items,)
+        n_clusters: K: so many OOV tokens stand before the fine ones.
+        own_tokens: Every item's fine token, from 0, where it is its own; None where it is shared. (n_items,)
+    """
+    items = torch.tensor(list(encoded), dtype=torch.long)
+    rows = [torch.tensor(ids, dtype=torch.long) for ids in encoded.values()]
+    words = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True) if rows else items.new_zeros(0, 1)
+    lengths = torch.tensor([len(ids) for ids in rows], dtype=torch.long)
+    texts, tokens = torch.arange(len(items)), item_cluster[items]
+    if own_tokens is not None:
+        texts, tokens = texts.repeat(2), torch.cat([tokens, n_clusters + own_tokens[items]])
+    return TokenTexts(words, torch.arange(words.shape[1]) < lengths[:, None], texts, tokens)
 
 
 def initial_rows(kind: str, table: Tensor, n_oov: int, said: TokenTexts) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
+import gensim
 import numpy as np
 import torch
 from gensim.models import Word2Vec
@@ -20,8 +21,14 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_oov.data.cache import cached, fingerprint
 from recbole_oov.data.histories import Histories
 from recbole_oov.errors import ConfigError
+
+_FORMAT = 1
+"""Raise it when the same walks come to give other vectors: what was cached before is then no longer found."""
+_WORTH_KEEPING = 1_000_000
+"""Steps of all walks; fewer are walked again in no time."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class OOVVocabulary:
         user_rank: (n_users,) long
         centroids: Unit vectors; the reserved cluster's is zero. (K + 1, dim) float
         item_vectors: Unit vectors of the items; zero for those without training interactions. (n_items, dim) float
+        item_codes: What further codes items have between the cluster and the last token, one column a codebook; None
+            where the rank follows the cluster. (n_items, L) long
     """
 
     item_cluster: Tensor
@@ -64,6 +73,7 @@ class OOVVocabulary:
     user_rank: Tensor
     centroids: Tensor
     item_vectors: Tensor
+    item_codes: Tensor | None = None
 
     @property
     def n_clusters(self) -> int:
@@ -76,8 +86,9 @@ class OOVVocabulary:
         return int(max(self.item_rank.max(), self.user_rank.max())) + 1
 
     def state(self) -> dict[str, Tensor]:
-        """The tensors by name, to be saved with a model."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """The tensors by name, to be saved with a model; those that are None are left out."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in values.items() if tensor is not None}
 
     def names(self, n_fine: int) -> list[str]:
         """The tokens' text: ``<CT0>`` … for clusters, then ``n_fine`` fine ones, ``<1001>`` …"""
@@ -95,7 +106,13 @@ def fine_token(fine: int) -> str:
 
 
 def clustered(
-    histories: Histories, *, n_clusters: int, walk: WalkSettings, seed: int, show_progress: bool = False
+    histories: Histories,
+    *,
+    n_clusters: int,
+    walk: WalkSettings,
+    seed: int,
+    separate: bool = False,
+    show_progress: bool = False,
 ) -> OOVVocabulary:
     """Cluster users and items by what training interactions say of them (META ID, section 'meta-path').
 
@@ -104,6 +121,7 @@ def clustered(
         n_clusters: K.
         walk: Settings of walks and skip-gram.
         seed: Seeds walks, skip-gram and k-means.
+        separate: Give items the clusters 0 … K-1 and users K more of their own, which then say nothing about items.
         show_progress: Show a progress bar over the walks.
 
     Raises:
@@ -111,16 +129,85 @@ def clustered(
     """
     users, items = histories.pairs()
     known_users, known_items = np.unique(users), np.unique(items)
-    _check_size(n_clusters, len(known_users) + len(known_items))
-    walks = random_walks(users, items, histories.n_users, walk, seed)
-    vectors = skip_gram(walks, walk, seed, show_progress=show_progress)
+    sizes = [len(known_items), len(known_users)]
+    if separate:
+        check_size(n_clusters, sizes[0], "items")
+        check_size(n_clusters, sizes[1], "users")
+    check_size(n_clusters, sum(sizes))
     nodes = np.concatenate([known_users, known_items + histories.n_users])
-    x = _unit(np.stack([vectors[node] for node in nodes]))
-    kmeans = KMeans(n_clusters=n_clusters, n_init=4, random_state=seed).fit(x)
-    centroids = _unit(kmeans.cluster_centers_)
+    x = unit(node_vectors(histories, nodes, walk, seed, show_progress=show_progress))
+    if not separate:
+        return named(histories, nodes, x, nearest_centroids(x, n_clusters, seed))
+    is_user = nodes < histories.n_users
+    of_items, of_users = (nearest_centroids(x[rows], n_clusters, seed) for rows in (~is_user, is_user))
+    # Users come first among the nodes.
+    cluster = np.concatenate([of_users.cluster + n_clusters, of_items.cluster])
+    distance = np.concatenate([of_users.distance, of_items.distance])
+    centroids = np.vstack([of_items.centroids, of_users.centroids])
+    return named(histories, nodes, x, Clusters(cluster, distance, centroids))
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Which cluster each of N vectors is in.
+
+    Attributes:
+        cluster: (N,)
+        distance: The larger, the farther from the cluster's centroid. (N,)
+        centroids: Unit vectors. (K, dim)
+    """
+
+    cluster: np.ndarray
+    distance: np.ndarray
+    centroids: np.ndarray
+
+
+def nearest_centroids(x: np.ndarray, n_clusters: int, seed: int, *, fit_on: np.ndarray | None = None) -> Clusters:
+    """K-means, then the centroid that is nearest by cosine, as META ID's code has it.
+
+    Args:
+        x: Unit vectors. (N, dim)
+        n_clusters: K.
+        seed: Of the start.
+        fit_on: The vectors that decide the centroids, where they are not all of ``x``. (M, dim)
+    """
+    kmeans = KMeans(n_clusters=n_clusters, n_init=4, random_state=seed).fit(x if fit_on is None else fit_on)
+    centroids = unit(kmeans.cluster_centers_)
     similarity = x @ centroids.T
     cluster = similarity.argmax(axis=1)
-    return _named(histories, nodes, cluster, -similarity[np.arange(len(x)), cluster], centroids, x)
+    return Clusters(cluster, -similarity[np.arange(len(x)), cluster], centroids)
+
+
+def node_vectors(
+    histories: Histories, nodes: np.ndarray, walk: WalkSettings, seed: int, *, show_progress: bool = False
+) -> np.ndarray:
+    """Skip-gram vectors of users and items, made once for the same interactions, settings and seed and then kept.
+
+    They are the larger part of what small runs cost, and the same for every model and setting that reads them.
+
+    Args:
+        histories: Training histories.
+        nodes: User ids, and item ids counted on from ``n_users``. (N,)
+        walk: Settings.
+        seed: Seeds walks and skip-gram.
+        show_progress: Show a progress bar over the walks.
+
+    Returns:
+        (N, dim) float32
+    """
+    users, items = histories.pairs()
+
+    def compute() -> Tensor:
+        walks = random_walks(users, items, histories.n_users, walk, seed)
+        vectors = skip_gram(walks, walk, seed, show_progress=show_progress)
+        return torch.from_numpy(np.stack([vectors[node] for node in nodes]))
+
+    if len(nodes) * walk.walks_per_node * walk.walk_length < _WORTH_KEEPING:
+        return compute().numpy()
+    versions = {"gensim": gensim.__version__, "numpy": np.__version__}
+    interactions = {"users": users, "items": items, "n_users": histories.n_users, "nodes": nodes}
+    key = fingerprint(format=_FORMAT, walk=vars(walk), seed=seed, versions=versions, **interactions)
+    return cached("walks", key, compute).numpy()
 
 
 def shuffled(vocabulary: OOVVocabulary, histories: Histories, *, seed: int) -> OOVVocabulary:
@@ -138,10 +225,11 @@ def shuffled(vocabulary: OOVVocabulary, histories: Histories, *, seed: int) -> O
     }
     for kind, ids in known.items():
         dealt = ids[torch.randperm(len(ids), generator=generator)]
-        for part in ("cluster", "rank"):
-            values = state[f"{kind}_{part}"].clone()
-            values[ids] = values[dealt]
-            state[f"{kind}_{part}"] = values
+        for part in (f"{kind}_{part}" for part in ("cluster", "rank", "codes")):
+            if part in state:
+                values = state[part].clone()
+                values[ids] = values[dealt]
+                state[part] = values
     return OOVVocabulary(**state)
 
 
@@ -210,21 +298,22 @@ class _Sentences:
             yield [self.words[node] for node in row]
 
 
-def _named(
-    histories: Histories,
-    nodes: np.ndarray,
-    cluster: np.ndarray,
-    distance: np.ndarray,
-    centroids: np.ndarray,
-    vectors: np.ndarray,
-) -> OOVVocabulary:
-    """Rank nodes inside their clusters, nearest to the centroid first; name the rest in the reserved cluster."""
+def named(histories: Histories, nodes: np.ndarray, vectors: np.ndarray, clusters: Clusters) -> OOVVocabulary:
+    """Rank nodes inside their clusters, nearest to the centroid first; name the rest in the reserved cluster.
+
+    Args:
+        histories: Says how many users and items there are.
+        nodes: User ids, and item ids counted on from ``n_users``. (N,)
+        vectors: Theirs; those of items are kept. (N, dim)
+        clusters: Theirs.
+    """
+    centroids = clusters.centroids
     n_clusters = len(centroids)
     total = histories.n_users + histories.n_items
     all_cluster = np.full(total, n_clusters)
-    all_cluster[nodes] = cluster
+    all_cluster[nodes] = clusters.cluster
     all_distance = np.zeros(total)
-    all_distance[nodes] = distance
+    all_distance[nodes] = clusters.distance
     order = np.lexsort((np.arange(total), all_distance, all_cluster))
     sizes = np.bincount(all_cluster, minlength=n_clusters + 1)
     rank = np.empty(total, dtype=np.int64)
@@ -243,13 +332,15 @@ def _named(
     )
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows of length 1; those that are zero stay zero. (N, dim)"""
     return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
 
 
-def _check_size(n_clusters: int, n_nodes: int) -> None:
+def check_size(n_clusters: int, n_nodes: int, of: str = "users and items") -> None:
+    """Raise ConfigError where there are fewer nodes than clusters."""
     if n_clusters > n_nodes:
         raise ConfigError(
-            f"n_clusters: {n_clusters} clusters cannot be made of {n_nodes} users and items with training "
+            f"n_clusters: {n_clusters} clusters cannot be made of {n_nodes} {of} with training "
             f"interactions; choose n_clusters ≤ {n_nodes}"
         )

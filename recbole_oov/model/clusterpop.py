@@ -5,6 +5,7 @@ It uses the clusters that OOVLLMRec names users and items by, and no model: what
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_oov.data.histories import Histories
-from recbole_oov.lm.vocabulary import WalkSettings, clustered
+from recbole_oov.lm.identifiers import identifier_problems, walk_vocabulary
 
 
 class ClusterPop(SequentialRecommender):
@@ -32,19 +33,18 @@ class ClusterPop(SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         histories = Histories.from_train(dataset)
-        vocabulary = clustered(
-            histories,
-            n_clusters=config["n_clusters"],
-            walk=WalkSettings.of(config),
-            seed=config["seed"],
-            show_progress=bool(config["show_progress"]),
-        )
+        vocabulary = walk_vocabulary(config, dataset, histories)
         popularity = torch.from_numpy(histories.item_counts()).double()
         # At most 1 for popularity, 1 more for the own cluster.
         self.register_buffer("popularity", (popularity / popularity.max()).to(self.device))
         self.register_buffer("item_cluster", vocabulary.item_cluster.to(self.device))
         self.register_buffer("user_cluster", vocabulary.user_cluster.to(self.device))
         self.no_parameter = nn.Parameter(torch.zeros(1))
+
+    @classmethod
+    def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
+        """What in a configuration cannot work, before any data is loaded."""
+        return identifier_problems(config)
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Nothing is learned: the loss is zero."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -29,20 +30,15 @@ from recbole_oov.lm.backbone_files import check_backbone
 from recbole_oov.lm.backbone_maker import BackboneMaker
 from recbole_oov.lm.beam import as_scores, beam_search
 from recbole_oov.lm.explanation import TokenExplanation, explain_by_occlusion
+from recbole_oov.lm.identifiers import fine_tokens, identifier_problems, make_vocabulary
 from recbole_oov.lm.placement import Guess, Placement, placed
 from recbole_oov.lm.pretrained import pretrained_problems
-from recbole_oov.lm.prompts import Template, load_prompts
+from recbole_oov.lm.prompts import Prompts, Template, load_prompts
+from recbole_oov.lm.residual import as_vectors
 from recbole_oov.lm.scoring import TokenTree, token_positions
-from recbole_oov.lm.token_init import KINDS, TokenTexts
+from recbole_oov.lm.token_init import KINDS, texts_of
 from recbole_oov.lm.token_scores import token_scores, training_ratings
-from recbole_oov.lm.vocabulary import (
-    OOVVocabulary,
-    WalkSettings,
-    cluster_token,
-    clustered,
-    fine_token,
-    shuffled,
-)
+from recbole_oov.lm.vocabulary import OOVVocabulary, cluster_token, fine_token
 
 
 class OOVLLMRec(SequentialRecommender):
@@ -69,7 +65,7 @@ class OOVLLMRec(SequentialRecommender):
         self.rank_tokens = config["rank_tokens"]
         self.augmentation = float(config["augmentation"])
         self.item_augmentation = float(config["item_augmentation"])
-        self.prompts = load_prompts(config["prompts"])
+        self.prompts = _prompts(config)
         self.question = getattr(self.prompts, config["eval_prompts"])[0]
         histories = Histories.from_train(dataset)
         texts = item_texts(dataset, config["item_text_fields"])
@@ -88,7 +84,7 @@ class OOVLLMRec(SequentialRecommender):
         self.histories = histories
         self.decoding, self.n_beams = config["decoding"], config["n_beams"]
         self.placement: Placement | None = None
-        vocabulary = _make_vocabulary(config, histories)
+        vocabulary = make_vocabulary(config, dataset, histories)
         if config["oov_items"] != "reserved":
             vocabulary = self._place(config, dataset, vocabulary)
         self._set_vocabulary(vocabulary)
@@ -96,8 +92,8 @@ class OOVLLMRec(SequentialRecommender):
     @classmethod
     def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
         """What in a configuration cannot work, before any data is loaded."""
-        problems = pretrained_problems(config)
-        for check, value in ((check_backbone, config["backbone"]), (_check_prompts, config)):
+        problems = [*pretrained_problems(config), *identifier_problems(config)]
+        for check, value in ((check_backbone, config["backbone"]), (_prompts, config)):
             try:
                 check(value)
             except ConfigError as error:
@@ -113,15 +109,17 @@ class OOVLLMRec(SequentialRecommender):
                 f"item_augmentation: 0 leaves oov_items: {config['oov_items']} nothing that tells a cluster's new "
                 f"items apart; give 1, or oov_items: reserved"
             )
-        if by_content and config["oov_tokens"] == "random":
-            problems.append("oov_tokens: random has no clusters to place items in; give oov_items: reserved")
+        if by_content and (config["oov_tokens"] != "clustered" or config["item_vectors"] not in (None, "walks")):
+            problems.append(
+                f"oov_items: {config['oov_items']} maps content to walks and needs oov_tokens: clustered and "
+                f"item_vectors: walks; change these, or give oov_items: reserved"
+            )
         if config["oov_items"] == "spread" and config["decoding"] == "beam":
             problems.append(
                 "decoding: beam ends in one cluster, and oov_items: spread has new items in all; give oov_items: placed"
             )
-        for key in ("n_clusters", "walks_per_node", "walk_length", "walk_window", "walk_dim", "walk_epochs", "n_beams"):
-            if not isinstance(config[key], int) or config[key] < 1:
-                problems.append(f"{key}: {config[key]!r} is not allowed; give a whole number, at least 1")
+        if not isinstance(config["n_beams"], int) or config["n_beams"] < 1:
+            problems.append(f"n_beams: {config['n_beams']!r} is not allowed; give a whole number, at least 1")
         return problems
 
     # --- set-up ---------------------------------------------------------------------------------------------------
@@ -165,17 +163,6 @@ class OOVLLMRec(SequentialRecommender):
             )
         return encoded
 
-    def _said(self, vocabulary: OOVVocabulary, item_fine: Tensor) -> TokenTexts:
-        """What each OOV token stands for: a cluster's for its items' texts, an item's own fine token for its text."""
-        items = torch.tensor(list(self.trained_texts), dtype=torch.long)
-        encoded = [torch.tensor(ids, dtype=torch.long) for ids in self.trained_texts.values()]
-        words = nn.utils.rnn.pad_sequence(encoded, batch_first=True) if encoded else items.new_zeros(0, 1)
-        lengths = torch.tensor([len(ids) for ids in encoded], dtype=torch.long)
-        texts, tokens = torch.arange(len(items)), vocabulary.item_cluster[items]
-        if self.rank_tokens == "own":
-            texts, tokens = texts.repeat(2), torch.cat([tokens, self.n_clusters + item_fine[items]])
-        return TokenTexts(words, torch.arange(words.shape[1]) < lengths[:, None], texts, tokens)
-
     def _place(self, config: Any, dataset: Any, vocabulary: OOVVocabulary) -> OOVVocabulary:
         """Give items without training interactions a place by their content."""
         oov = torch.from_numpy(oov_mask(dataset))
@@ -197,31 +184,31 @@ class OOVLLMRec(SequentialRecommender):
             self.register_buffer(f"oov_{name}", tensor.to(self.device))
         self.vocabulary = vocabulary
         self.n_clusters = vocabulary.n_clusters
-        if self.rank_tokens == "own":
-            item_fine, user_fine = torch.arange(self.n_items), self.n_items + torch.arange(self.n_users)
-            n_fine = self.n_items + self.n_users
-        else:
-            item_fine, user_fine, n_fine = vocabulary.item_rank, vocabulary.user_rank, vocabulary.n_ranks
+        fine = fine_tokens(vocabulary, own=self.rank_tokens == "own")
         self.first_cluster = self.n_words
         self.first_fine = self.n_words + self.n_clusters
         self.tokenizer = copy.deepcopy(self.word_tokenizer)
-        add_oov_tokens(self.tokenizer, vocabulary.names(n_fine))
-        item_ids = torch.stack([self.first_cluster + vocabulary.item_cluster, self.first_fine + item_fine], dim=1)
-        user_ids = torch.stack([self.first_cluster + vocabulary.user_cluster, self.first_fine + user_fine], dim=1)
+        add_oov_tokens(self.tokenizer, vocabulary.names(fine.total))
+        item_ids = torch.stack([self.first_cluster + vocabulary.item_cluster, self.first_fine + fine.items], dim=1)
+        user_ids = torch.stack([self.first_cluster + vocabulary.user_cluster, self.first_fine + fine.users], dim=1)
         blocks = torch.cat([item_ids, self.text_ids], dim=1)
         real = torch.cat([torch.ones_like(item_ids, dtype=torch.bool), self.text_real], dim=1)
         blocks[0], real[0] = 0, False  # the padding item is no token at all
         self.register_buffer("item_blocks", blocks.to(self.device), persistent=False)
         self.register_buffer("item_real", real.to(self.device), persistent=False)
         self.register_buffer("user_tokens", user_ids.to(self.device), persistent=False)
+        codes = None if fine.codes is None else (self.first_fine + fine.codes).to(self.device)
+        self.register_buffer("code_tokens", codes, persistent=False)
         oov = None if self.placement is None else self.placement.oov
         self.tree = TokenTree(vocabulary.item_cluster.to(self.device), self.n_clusters, oov)
         prefix = max(self._prefix_length(template) for template in self.prompts.seen + self.prompts.unseen)
-        n_oov, said = self.n_clusters + n_fine, self._said(vocabulary, item_fine)
+        own = fine.items if self.rank_tokens == "own" else None
+        said = texts_of(self.trained_texts, vocabulary.item_cluster, self.n_clusters, own)
+        n_oov = self.n_clusters + fine.total
         self.backbone = self.maker.make(n_oov, prefix, self.max_seq_length, blocks.shape[1], said, self.device)
         self.register_buffer("backbone_fingerprint", self.maker.fingerprint)
-        dim, hidden = vocabulary.centroids.shape[1], self.backbone.hidden_size
-        self.augmentation_map = nn.Linear(dim, hidden, device=self.device)
+        hidden, dim = self.backbone.hidden_size, vocabulary.item_vectors.shape[1]
+        self.augmentation_map = nn.Linear(vocabulary.centroids.shape[1], hidden, device=self.device)
         self.item_map_in = nn.Linear(dim, hidden, device=self.device)
         self.item_map_out = nn.Linear(dim, hidden, bias=False, device=self.device)
 
@@ -250,16 +237,26 @@ class OOVLLMRec(SequentialRecommender):
         tokens = torch.cat([prefix, blocks.flatten(1)], dim=1)
         real = torch.cat([torch.ones_like(prefix, dtype=torch.bool), self.item_real[items].flatten(1)], dim=1)
         vectors = self._vectors(tokens)
-        if self.item_augmentation:
-            extra = self.item_augmentation * self.item_map_in(self.oov_item_vectors[items])
-            if self.placement is not None and not self.training:
-                fine = self._of_items(self._oov_table(self.backbone.oov_inputs()))
-                extra = extra + (self.tree.with_means(fine) - fine)[items]
+        extra = self._beside_last_token(items)
+        if extra is not None:
             start, width = prefix.shape[1], blocks.shape[2]
             history = vectors[:, start:].unflatten(1, (items.shape[1], width))
             history = torch.cat([history[:, :, :1], history[:, :, 1:2] + extra[:, :, None], history[:, :, 2:]], dim=2)
             vectors = torch.cat([vectors[:, :start], history.flatten(1, 2)], dim=1)
         return tokens, vectors, real
+
+    def _beside_last_token(self, items: Tensor) -> Tensor | None:
+        """What is read at the last token of items besides its own vector; None for nothing. (B, L) -> (B, L, d)"""
+        extra: Tensor | None = None
+        if self.item_augmentation:
+            extra = self.item_augmentation * self.item_map_in(self.oov_item_vectors[items])
+            if self.placement is not None and not self.training:
+                fine = self._of_items(self._oov_table(self.backbone.oov_inputs()))
+                extra = extra + (self.tree.with_means(fine) - fine)[items]
+        if self.code_tokens is not None:
+            of_codes = self._of_codes(self._oov_table(self.backbone.oov_inputs()), items)
+            extra = of_codes if extra is None else extra + of_codes
+        return extra
 
     def _vectors(self, tokens: Tensor) -> Tensor:
         """Input vectors of any tokens. (B, T) -> (B, T, d)"""
@@ -286,6 +283,10 @@ class OOVLLMRec(SequentialRecommender):
         """Of the rows of OOV tokens those of items' fine tokens. (V, d) -> (n_items, d)"""
         return rows[(self.item_blocks[:, 1] - self.first_cluster).clamp(min=0)]
 
+    def _of_codes(self, rows: Tensor, items: Tensor) -> Tensor:
+        """Of the rows of OOV tokens the sums of items' residual codes. (V, d), (..., ) -> (..., d)"""
+        return as_vectors(rows, F.embedding(items, self.code_tokens) - self.first_cluster)
+
     def _leaves(self) -> Tensor:
         """Output vectors of all items: those of their fine tokens. (n_items, d)"""
         fine = self._fine()
@@ -296,8 +297,12 @@ class OOVLLMRec(SequentialRecommender):
         return fine
 
     def _fine(self) -> Tensor:
-        """Output vectors of all items' fine tokens, as they were learned. (n_items, d)"""
-        return self._of_items(self.backbone.oov_heads())
+        """Output vectors of all items' fine tokens, as they were learned; several are added up. (n_items, d)"""
+        rows = self.backbone.oov_heads()
+        fine = self._of_items(rows)
+        return (
+            fine if self.code_tokens is None else fine + self._of_codes(rows, torch.arange(len(fine)).to(fine.device))
+        )
 
     # --- learning -------------------------------------------------------------------------------------------------
 
@@ -441,9 +446,11 @@ class OOVLLMRec(SequentialRecommender):
         return explain_by_occlusion(history, self.oov_item_cluster[history], score)
 
     def item_tokens(self, item: int) -> tuple[str, str]:
-        """The two tokens that name an item."""
-        cluster, fine = self.item_blocks[item, :2].tolist()
-        return cluster_token(cluster - self.first_cluster), fine_token(fine - self.first_fine)
+        """The two tokens that name an item; residual codes stand before the last one."""
+        cluster, last = self.item_blocks[item, :2].tolist()
+        codes = [] if self.code_tokens is None else self.code_tokens[item].tolist()
+        fine = [fine_token(token - self.first_fine) for token in (*codes, last)]
+        return cluster_token(cluster - self.first_cluster), "".join(fine)
 
     @torch.no_grad()
     def diagnostics(self, train_dataset: Any) -> dict[str, float]:
@@ -458,6 +465,8 @@ class OOVLLMRec(SequentialRecommender):
         items = torch.from_numpy(np.unique(self.histories.items)).to(self.device)
         users = torch.from_numpy(self.histories.user_ids).to(self.device)
         of_items = self._vectors(self.item_blocks[items, :2]).mean(dim=1)
+        if self.code_tokens is not None:
+            of_items = of_items + self._of_codes(self._oov_table(self.backbone.oov_inputs()), items) / 2
         if self.item_augmentation:
             of_items = of_items + self.item_augmentation / 2 * self.item_map_in(self.oov_item_vectors[items])
         of_users = self._vectors(self.user_tokens[users]).mean(dim=1)
@@ -544,8 +553,10 @@ class OOVLLMRec(SequentialRecommender):
         """
         self._calibrated = False
         self._check_fingerprint(state_dict)
-        saved = {name: state_dict[f"oov_{name}"].cpu() for name in self.vocabulary.state()}
-        if any(not torch.equal(saved[name], tensor.cpu()) for name, tensor in self.vocabulary.state().items()):
+        names = (field.name for field in fields(OOVVocabulary))
+        saved = {name: state_dict[f"oov_{name}"].cpu() for name in names if f"oov_{name}" in state_dict}
+        own = self.vocabulary.state()
+        if own.keys() != saved.keys() or any(not torch.equal(saved[name], own[name].cpu()) for name in own):
             self._set_vocabulary(OOVVocabulary(**saved))
         if not self.backbone.frozen:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
@@ -566,7 +577,6 @@ class OOVLLMRec(SequentialRecommender):
 
 _CHOICES = {
     "rank_tokens": ("shared", "own"),
-    "oov_tokens": ("clustered", "random"),
     "oov_items": ("reserved", "placed", "spread"),
     "decoding": ("exact", "beam"),
     "token_init": KINDS,
@@ -576,19 +586,8 @@ _CALIBRATION_USERS = 256
 _USERS_AT_ONCE = 64
 
 
-def _check_prompts(config: Mapping[str, Any]) -> None:
+def _prompts(config: Mapping[str, Any]) -> Prompts:
     prompts = load_prompts(config["prompts"])
     if config["eval_prompts"] == "unseen" and not prompts.unseen:
         raise ConfigError(f"eval_prompts: {config['prompts']} has no template under the key 'unseen'; give seen")
-
-
-def _make_vocabulary(config: Any, histories: Histories) -> OOVVocabulary:
-    seed = config["seed"]
-    vocabulary = clustered(
-        histories,
-        n_clusters=config["n_clusters"],
-        walk=WalkSettings.of(config),
-        seed=seed,
-        show_progress=bool(config["show_progress"]),
-    )
-    return shuffled(vocabulary, histories, seed=seed) if config["oov_tokens"] == "random" else vocabulary
+    return prompts if config["user_tokens"] else prompts.without_users()

@@ -88,6 +88,7 @@ def window_loader(config: Any, dataset: Any) -> WindowLoader:
         batch_size=config["train_batch_size"],
         seed=config["seed"],
         shuffle=config["shuffle"],
+        group_lengths=config["group_lengths"],
         share=share_of(config),
     )
 

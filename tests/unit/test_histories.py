@@ -70,6 +70,22 @@ def test_batches_hold_about_as_many_targets_as_asked_for() -> None:
     assert all(90 <= size <= 110 for size in sizes)
 
 
+def test_windows_of_like_length_share_a_batch_and_an_epoch_learns_the_same() -> None:
+    lists = [[u * 100 + t for t in range(2 + u % 19)] for u in range(1, 201)]
+    plain, grouped = (loader_of(lists, 10, 5, 50, shuffle=True, group_lengths=group) for group in (False, True))
+    padding, learned, orders = [], [], []
+    for loader in (plain, grouped):
+        epochs = [list(loader) for _ in range(2)]
+        targets = [torch.cat([batch[NEXT_ITEMS].flatten() for batch in epoch]) for epoch in epochs]
+        learned += [sorted(items[items > 0].tolist()) for items in targets]
+        padding.append(sum(int((batch["item_id_list"] == 0).sum()) for batch in epochs[0]))
+        orders.append([batch["item_id_list"].shape[1] for batch in epochs[1]])
+        assert not torch.equal(epochs[0][0]["item_id_list"], epochs[1][0]["item_id_list"]), "another order each epoch"
+    assert all(one == learned[0] for one in learned)
+    assert padding[1] < 0.2 * padding[0]
+    assert orders[1] != sorted(orders[1]), "short histories do not all come first"
+
+
 def test_histories_are_those_of_the_file_without_validation_and_test(circles: object) -> None:
     train, valid, _ = (data._dataset for data in circles.loaders)  # type: ignore[attr-defined]
     histories = Histories.from_train(train)

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
+from recbole_oov.data.content import item_content
 from recbole_oov.errors import ConfigError, DataError
+from recbole_oov.lm.identifiers import every_interaction
 from recbole_oov.runner import trainer_class
 from recbole_oov.testing import write_atomic
 
 
 def build(circles: Any, **options: Any) -> Any:
+    if options.get("oov_tokens") == "semantic" or options.get("item_vectors") in ("content", "both"):
+        options["content"] = content_file(circles)
     config = circles.config("OOVLLMRec", **options)
     init_seed(config["seed"], True)
     return get_model("OOVLLMRec")(config, circles.loaders[0]._dataset).eval()
+
+
+def content_file(circles: Any) -> dict[str, str]:
+    """Content vectors in twelve pairs of items that are alike, by the items' own ids."""
+    path = circles.data_path / "vectors.npz"
+    vectors = np.random.default_rng(0).normal(size=(24, 6))
+    vectors[1::2] = vectors[::2] + 1e-4
+    np.savez(path, ids=np.array([f"i{i}" for i in range(24)]), vectors=vectors)
+    return {"from": "file", "path": str(path)}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +55,18 @@ def test_predict_agrees_with_full_sort_and_with_any_batch(circles: Any, model: A
     torch.testing.assert_close(alone, scores[:5], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"rank_tokens": "own"}, {"prompts": "sequential-text"}, {"augmentation": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rank_tokens": "own"},
+        {"prompts": "sequential-text"},
+        {"augmentation": 0},
+        {"clustering": "separate", "user_tokens": False},
+        {"residual_codes": 2, "item_augmentation": 0},
+        {"oov_tokens": "semantic", "item_vectors": "content", "rank_tokens": "own"},
+    ],
+)
 def test_the_loss_is_the_score_of_the_target(circles: Any, options: dict[str, Any]) -> None:
     model = build(circles, **options)
     rows = circles.loaders[0]._dataset.inter_feat[:40]
@@ -151,7 +178,11 @@ def test_items_without_text_are_said_where_text_is_needed(circles: Any, tmp_path
         ("backbone", "models/gpt/9", "backbone: 'models/gpt/9' is not known"),
         ("prompts", "sequentially", "prompts: no template file"),
         ("rank_tokens", "each", "rank_tokens: 'each' is not one of shared, own"),
-        ("oov_tokens", "cluster", "oov_tokens: 'cluster' is not one of clustered, random"),
+        ("oov_tokens", "cluster", "oov_tokens: 'cluster' is not one of clustered, semantic, random"),
+        ("clustering", "jointly", "clustering: 'jointly' is not one of joint, separate"),
+        ("item_vectors", "text", "item_vectors: 'text' is not one of ~, walks, content, both"),
+        ("residual_codes", -1, "residual_codes: -1 is not allowed"),
+        ("walk_edges", "all", "walk_edges: all names users and items by validation and test .* leak_guard: off"),
         ("n_heads", 3, "n_heads: 3 does not divide hidden_size 16"),
         ("n_clusters", 0, "n_clusters: 0 is not allowed"),
     ],
@@ -161,3 +192,99 @@ def test_options_that_cannot_work_are_refused_before_data_loads(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         circles.config("OOVLLMRec", **{option: value})
+
+
+def test_semantic_tokens_come_from_content_alone_and_walks_do_not_move_them(circles: Any) -> None:
+    model = build(circles, oov_tokens="semantic")
+    other = build(circles, oov_tokens="semantic", walk_length=3, walk_dim=4)
+    assert torch.equal(model.item_blocks, other.item_blocks) and torch.equal(model.code_tokens, other.code_tokens)
+    config = circles.config("OOVLLMRec", oov_tokens="semantic", content=content_file(circles))
+    content = item_content(config, circles.loaders[0]._dataset)
+    torch.testing.assert_close(model.oov_item_vectors, F.normalize(content, dim=1))
+    names = [model.item_tokens(item) for item in range(1, 25)]
+    assert len(set(names)) == 24 and all(last.count("<") == 3 for _, last in names)
+
+
+def test_item_vectors_may_be_walks_and_content_side_by_side(circles: Any) -> None:
+    vectors = [build(circles, item_vectors=which).oov_item_vectors for which in ("walks", "content", "both")]
+    assert torch.equal(vectors[2], torch.cat(vectors[:2], dim=1))
+    torch.testing.assert_close(vectors[1][1:].norm(dim=1), torch.ones(24))
+
+
+def test_codes_are_part_of_what_is_read_and_of_what_is_predicted(circles: Any) -> None:
+    model = build(circles, oov_tokens="semantic", item_augmentation=0)
+    rows = circles.loaders[1]._dataset.inter_feat[:4]
+    before = model.full_sort_predict(rows)
+    table = model.backbone.get_input_embeddings().weight
+    # Items of one cluster with the same last token differ by their codes alone: without them they tie.
+    pairs = [(i, j) for i in range(1, 25) for j in range(i) if torch.equal(model.item_blocks[i], model.item_blocks[j])]
+    one, other = map(list, zip(*pairs, strict=True))
+    assert not torch.isclose(before[:, one], before[:, other]).any()
+    with torch.no_grad():
+        table[model.code_tokens.unique()] = 0
+    after = model.full_sort_predict(rows)
+    torch.testing.assert_close(after[:, one], after[:, other])
+
+
+def test_a_reload_brings_residual_codes_along(circles: Any) -> None:
+    model, other = build(circles, residual_codes=2), build(circles, residual_codes=2, seed=7)
+    other.load_state_dict(model.state_dict())
+    rows = circles.loaders[2]._dataset.inter_feat
+    assert torch.equal(other.eval().full_sort_predict(rows), model.full_sort_predict(rows))
+
+
+def test_without_user_tokens_it_does_not_matter_who_asks(circles: Any) -> None:
+    model = build(circles, user_tokens=False)
+    rows = circles.loaders[2]._dataset.inter_feat
+    scores = model.full_sort_predict(rows)
+    swapped = copy.deepcopy(rows)
+    swapped.interaction["user_id"] = rows["user_id"].flip(0)
+    assert torch.equal(model.full_sort_predict(swapped), scores)
+    with_users = build(circles)
+    assert not torch.allclose(with_users.full_sort_predict(swapped), with_users.full_sort_predict(rows))
+
+
+def test_a_prompt_of_nothing_but_the_user_needs_the_user(circles: Any, tmp_path: Any) -> None:
+    path = tmp_path / "bare.yaml"
+    path.write_text('seen: ["{user} {history}"]', encoding="utf-8")
+    circles.config("OOVLLMRec", prompts=str(path))
+    with pytest.raises(ConfigError, match="user_tokens: False leaves nothing before the history"):
+        circles.config("OOVLLMRec", prompts=str(path), user_tokens=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"oov_tokens": "semantic", "oov_items": "placed"}, "oov_items: placed maps content to walks"),
+        ({"item_vectors": "both", "oov_items": "spread"}, "oov_items: spread maps content to walks"),
+        ({"oov_tokens": "semantic", "clustering": "separate"}, "oov_tokens: semantic .* give joint"),
+        ({"oov_tokens": "semantic", "item_vectors": "both"}, "item_vectors: oov_tokens: semantic walks nowhere"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(circles: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        circles.config("OOVLLMRec", **options)
+
+
+def test_all_edges_leak_what_training_edges_do_not(circles: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Every interaction is walked, also of an item that only a test row has, and the run says so."""
+    model = build(circles, walk_edges="all", leak_guard="off")
+    assert "metrics of this run are leaked" in caplog.text
+    whole = every_interaction(circles.config("OOVLLMRec"))
+    assert [whole.of(u).tolist() for u in range(3)] == [
+        [model_id(circles, item) for item in circles.histories[user_token(circles, whole.user_ids[u])]]
+        for u in range(3)
+    ]
+    clean = build(circles)
+    assert not torch.equal(model.oov_item_vectors, clean.oov_item_vectors)
+    assert [len(model.histories.of(u)) + 2 for u in range(60)] == [len(whole.of(u)) for u in range(60)]
+
+
+def model_id(circles: Any, token: str) -> int:
+    dataset = circles.loaders[0]._dataset
+    return int(dataset.token2id(dataset.iid_field, token))
+
+
+def user_token(circles: Any, user: int) -> str:
+    dataset = circles.loaders[0]._dataset
+    return str(dataset.id2token(dataset.uid_field, int(user)))
