@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_oov.bench.harness import Contest, Side, tensors_differ
 from recbole_oov.bench.suites import Setting
@@ -78,8 +78,9 @@ def _task(setting: Setting) -> _Task:
     own[torch.arange(own.shape[1]) >= counts[:, None]] = END
     targets = Targets(F.normalize(torch.randn(n_items, size), dim=1), own)
     start = 0.5 * targets.embeddings + 0.05 * torch.randn(n_items, size)
-    settings = ImaginationSettings(candidates=k)
-    return _Task(users, targets, start, Policy(size), Critic(size), settings)
+    policy = Policy(size)
+    nn.init.constant_(policy.stop.bias, -3.0)  # a policy that was never trained ends half of all sequences at once
+    return _Task(users, targets, start, policy, Critic(size), ImaginationSettings(candidates=k))
 
 
 def _tried(task: _Task) -> list[Step]:

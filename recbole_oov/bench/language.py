@@ -10,9 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from recbole.data.interaction import Interaction
-from torch import Tensor
-from transformers import GenerationMixin, GPT2PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from torch import Tensor, nn
+from transformers import GPT2LMHeadModel
 
 from recbole_oov.bench.harness import Contest, Side, tensors_differ
 from recbole_oov.bench.recbole_side import experiment
@@ -28,7 +27,7 @@ def exact_scoring(setting: Setting) -> Contest:
     """OOVLLMRec with its default sizes and random weights, over as many items as amazon-beauty has.
 
     The augmentations are off, so that the model is a plain language model to transformers but for one sum: the state
-    before an item is added to the state at its cluster token. :class:`_Generating` adds it there as well, at next to no
+    before an item is added to the state at its cluster token. :class:`_Head` adds it there as well, at next to no
     cost. ``renormalize_logits`` makes a beam's probabilities those among the allowed tokens, as the tree's are.
     """
     n_items, n_cases = (60, 3) if setting.tiny else (12_101, 32)
@@ -38,9 +37,9 @@ def exact_scoring(setting: Setting) -> Contest:
     lengths = rows[model.ITEM_SEQ_LEN]
     assert int(lengths.min()) == int(lengths.max())  # generation gets no padding, which it would mask
     _, prompt = _prompt(model, rows)
-    opponent = _Generating(model)
+    opponent = _generating(model)
     n_clusters = int((~model.tree.empty).sum())
-    wide = _as_items(model, *_generated(opponent, model, prompt[:1], n_clusters))
+    wide = _as_items(model, *_generated(opponent, model, prompt[:1], max(_TOP, n_clusters)))
 
     @torch.no_grad()
     def ours() -> tuple[Tensor, Tensor, Tensor]:
@@ -95,41 +94,37 @@ def _prompt(model: Any, rows: Interaction) -> tuple[Tensor, Tensor]:
     return real, tokens
 
 
-class _Generating(GPT2PreTrainedModel, GenerationMixin):
-    """OOVLLMRec's backbone as transformers generates with: logits of all tokens by the tied head, with its cache."""
+class _Head(nn.Module):
+    """Logits of all tokens by the tied head; of the second token with the state that the first one came from added.
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model.backbone.config)
-        self.transformer = model.backbone
+    Args:
+        backbone: OOVLLMRec's.
+    """
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self._table = backbone.get_input_embeddings()
         self._before: Tensor | None = None
-        self.eval()
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        past_key_values: Any = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        **_: Any,
-    ) -> CausalLMOutputWithPast:
-        """Logits of the last position, (B, 1, V); of the second token with the state that the first one came from."""
-        output = self.transformer(
-            input_ids=input_ids,
-            past_key_values=past_key_values,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=True,
-        )
-        states = output.last_hidden_state[:, -1:]
-        if input_ids.shape[1] > 1:
-            self._before = states  # of all beams of a prompt the same, so that no order has to be kept
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, 1, d) -> (B, 1, V); called twice for each generation"""
+        if self._before is None:
+            self._before = states[:, -1:]  # of all beams of a prompt the same, so that no order has to be kept
         else:
-            states = states + self._before
-        logits = states @ self.transformer.get_input_embeddings().weight.T
-        return CausalLMOutputWithPast(logits=logits, past_key_values=output.past_key_values)
+            states, self._before = states + self._before, None
+        logits: Tensor = states @ self._table.weight.T
+        return logits
 
 
-def _generated(opponent: _Generating, model: Any, prompt: Tensor, n_beams: int) -> tuple[Tensor, Tensor]:
+def _generating(model: Any) -> GPT2LMHeadModel:
+    """OOVLLMRec's backbone as transformers generates with, with its cache."""
+    opponent = GPT2LMHeadModel(model.backbone.config)
+    opponent.transformer, opponent.lm_head = model.backbone, _Head(model.backbone)
+    opponent.eval()
+    return opponent
+
+
+def _generated(opponent: GPT2LMHeadModel, model: Any, prompt: Tensor, n_beams: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities, best first, and the two tokens of the beams. (B, n_beams), (B, n_beams, 2)"""
     members = [row[row > 0] for row in model.tree.members]
     clusters = (~model.tree.empty).nonzero().squeeze(1)
@@ -150,6 +145,7 @@ def _generated(opponent: _Generating, model: Any, prompt: Tensor, n_beams: int) 
         length_penalty=0.0,
         do_sample=False,
         pad_token_id=0,
+        use_cache=True,
         return_dict_in_generate=True,
         output_scores=True,
     )
