@@ -30,7 +30,7 @@ def exact_scoring(setting: Setting) -> Contest:
     before an item is added to the state at its cluster token. :class:`_Head` adds it there as well, at next to no
     cost. ``renormalize_logits`` makes a beam's probabilities those among the allowed tokens, as the tree's are.
     """
-    n_items, n_cases = (60, 3) if setting.tiny else (12_101, 32)
+    n_items, n_cases = (60, 3) if setting.tiny else (12_101, 128)
     mine = _made_up(setting, n_items)
     model = mine.model.eval()
     rows = mine.test_data.dataset.inter_feat[torch.arange(n_cases)]
@@ -184,33 +184,38 @@ def head_memory(setting: Setting) -> Contest:
     draw = torch.Generator().manual_seed(2020)
     item_cluster = torch.randint(n_clusters, (n_items + 1,), generator=draw)
     tree = TokenTree(item_cluster, n_clusters)
-    first_fine = n_words + n_clusters
-    n_tokens = first_fine + int(tree.slot.max()) + 1
-    table = (0.02 * torch.randn(n_tokens, width, generator=draw)).requires_grad_()
+    words = 0.02 * torch.randn(n_words, width, generator=draw)
+    n_new = n_clusters + int(tree.slot.max()) + 1
+    new = (0.02 * torch.randn(n_new, width, generator=draw)).requires_grad_()
     before, at_cluster = (torch.randn(n_targets, width, generator=draw).requires_grad_() for _ in range(2))
     targets = torch.randint(1, n_items + 1, (n_targets,), generator=draw)
-    given = (table, before, at_cluster)
 
     def factorised() -> Tensor:
-        leaves = table[first_fine + tree.slot]
-        return tree.nll(before @ table[n_words:first_fine].T, at_cluster, leaves, targets).mean()
+        leaves = F.embedding(n_clusters + tree.slot, new)
+        return tree.nll(before @ new[:n_clusters].T, at_cluster, leaves, targets).mean()
 
-    barred = torch.ones(n_clusters + 1, n_tokens, dtype=torch.bool)
-    barred[item_cluster[1:], first_fine + tree.slot[1:]] = False
-    barred[n_clusters, n_words:first_fine] = tree.empty
+    barred = torch.ones(n_clusters + 1, n_words + n_new, dtype=torch.bool)
+    barred[item_cluster[1:], n_words + n_clusters + tree.slot[1:]] = False
+    barred[n_clusters, n_words : n_words + n_clusters] = tree.empty
 
     def whole() -> Tensor:
         cluster, slot = item_cluster[targets], tree.slot[targets]
-        of_cluster = (before @ table.T).masked_fill_(barred[n_clusters], -torch.inf)
-        of_item = (at_cluster @ table.T).masked_fill_(barred[cluster], -torch.inf)
-        return F.cross_entropy(of_cluster, n_words + cluster) + F.cross_entropy(of_item, first_fine + slot)
+        first = _all_logits(before, words, new).masked_fill_(barred[n_clusters], -torch.inf)
+        second = _all_logits(at_cluster, words, new).masked_fill_(barred[cluster], -torch.inf)
+        return F.cross_entropy(first, n_words + cluster) + F.cross_entropy(second, n_words + n_clusters + slot)
 
     def gradients(loss: Any) -> list[Tensor]:
-        return list(torch.autograd.grad(loss(), given))
+        return list(torch.autograd.grad(loss(), (new, before, at_cluster)))
 
     return Contest(
         Side("allowed tokens", lambda: gradients(factorised)),
         Side("all tokens", lambda: gradients(whole)),
         lambda a, b: tensors_differ(a, b, within=1e-5, what="gradients"),
-        note=f"{n_targets:,} targets among {n_items:,} items, {n_tokens:,} tokens, {width} wide",
+        note=f"{n_targets:,} targets among {n_items:,} items, {n_words + n_new:,} tokens, {width} wide; the words' rows are "
+        f"frozen, as with adapters",
     )
+
+
+def _all_logits(states: Tensor, words: Tensor, new: Tensor) -> Tensor:
+    """Logits of frozen and learned tokens. (N, d), (V, d), (W, d) -> (N, V + W)"""
+    return torch.cat([states @ words.T, states @ new.T], dim=1)
