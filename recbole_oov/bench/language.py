@@ -70,9 +70,7 @@ def _made_up(setting: Setting, n_items: int) -> Any:
     """OOVLLMRec on made-up histories of 20 items in which every item is learned from."""
     length = 12 if setting.tiny else 20
     n_users = -(-n_items // (length - 2)) + 40
-    histories = {
-        f"u{u}": [f"i{(u * (length - 2) + step) % n_items}" for step in range(length)] for u in range(n_users)
-    }
+    histories = {f"u{u}": [f"i{(u * (length - 2) + step) % n_items}" for step in range(length)] for u in range(n_users)}
     small = {"hidden_size": 16, "inner_size": 32, "n_clusters": 4} if setting.tiny else {}
     with tempfile.TemporaryDirectory() as folder:
         write_atomic(Path(folder), "made-up", histories, {f"i{i}": f"item {i}" for i in range(n_items)})

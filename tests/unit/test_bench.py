@@ -77,7 +77,9 @@ def test_the_peak_of_memory_is_that_of_the_block() -> None:
     assert 120 <= peak.bytes >> 20 <= 200
 
 
-@pytest.mark.parametrize("name", [name for name, suite in SUITES.items() if name != "startup" and suite.dataset != "ml-1m"])
+@pytest.mark.parametrize(
+    "name", [name for name, suite in SUITES.items() if name != "startup" and suite.dataset != "ml-1m"]
+)
 def test_a_suite_agrees_with_its_other_side(name: str, workplace: Path) -> None:
     contest = SUITES[name].build(TINY)
     ours, theirs = contest.ours.run(), contest.theirs.run()
