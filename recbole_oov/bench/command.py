@@ -89,6 +89,11 @@ def _other(
     record = {**circumstances([f"--{what}"]), what: found}
     if output is not None:
         save(output / f"{what}.json", record)
+    plot = _plot_path(given.get("plot"))
+    if plot is not None and what == "growth":
+        from recbole_oov.bench.drawing import save_growth
+
+        save_growth(found, plot)
     if given.get("json"):
         print(json.dumps(record, indent=1))
 

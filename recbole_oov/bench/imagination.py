@@ -61,8 +61,8 @@ def sequences(setting: Setting) -> Contest:
         Side("ids", ours),
         Side("one-hot rows", theirs),
         lambda a, b: tensors_differ(a, b, within=1e-4, what="end points and gradients"),
-        note=f"{len(task.start):,} items, {len(task.users):,} users, {task.settings.candidates} candidates of each kind, "
-        f"{n_rows:,} steps in all; the other side does not have to draw",
+        note=f"{len(task.start):,} items, {len(task.users):,} users, {task.settings.candidates} candidates of each "
+        f"kind, {n_rows:,} steps in all; the other side does not have to draw",
     )
 
 
@@ -104,10 +104,7 @@ def _learned(task: _Task, steps: list[Step], candidates: list[Tensor], *, dense:
     settings, n = task.settings, sum(len(step.rows) for step in steps)
     aims = advantages(steps, task.critic, len(task.start), settings.discount, settings.trace)
     for step, mask, (advantage, _) in zip(steps, candidates, aims, strict=True):
-        if dense:
-            loss = _dense_loss(task, step, mask, advantage)
-        else:
-            loss = task.ppo.policy_loss(step, advantage, task.users)
+        loss = _dense_loss(task, step, mask, advantage) if dense else task.ppo.policy_loss(step, advantage, task.users)
         (loss / n).backward()
     gradients = [p.grad.clone() for p in task.policy.parameters() if p.grad is not None]
     return [steps[-1].state.clone(), torch.cat([step.reward for step in steps]), *gradients]

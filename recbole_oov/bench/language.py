@@ -61,8 +61,8 @@ def exact_scoring(setting: Setting) -> Contest:
         Side("exact scores", ours),
         Side("beam search", theirs),
         differences,
-        note=f"{n_cases} histories of {int(lengths[0])} items, {n_clusters} clusters; the state before an item is added "
-        f"to the one at its cluster on both sides, augmentations off",
+        note=f"{n_cases} histories of {int(lengths[0])} items, {n_clusters} clusters; the state before an item is "
+        f"added to the one at its cluster on both sides, augmentations off",
     )
 
 
@@ -209,8 +209,8 @@ def head_memory(setting: Setting) -> Contest:
         Side("allowed tokens", lambda: gradients(factorised)),
         Side("all tokens", lambda: gradients(whole)),
         lambda a, b: tensors_differ(a, b, within=1e-5, what="gradients"),
-        note=f"{n_targets:,} targets among {n_items:,} items, {n_words + n_new:,} tokens, {width} wide; the words' rows are "
-        f"frozen, as with adapters",
+        note=f"{n_targets:,} targets among {n_items:,} items, {n_words + n_new:,} tokens, {width} wide; the words' "
+        f"rows are frozen, as with adapters",
     )
 
 

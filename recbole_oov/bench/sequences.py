@@ -21,7 +21,7 @@ _WALKS = {"walks_per_node": 1, "walk_length": 5, "walk_epochs": 1}
 
 
 def oovllmrec_targets(setting: Setting) -> Contest:
-    """OOVLLMRec with its default options, but without dropout and with one prompt, so that gradients can be compared."""
+    """OOVLLMRec with its default options, without dropout and with one prompt, so that gradients can be compared."""
     small = {"hidden_size": 16, "inner_size": 32, "n_clusters": 4} if setting.tiny else {}
     mine = experiment(setting, "OOVLLMRec", "ml-100k", dropout=0.0, **_WALKS, **small)
     return _contest(setting, mine, mine.model.calculate_loss)

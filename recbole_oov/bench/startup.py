@@ -24,7 +24,8 @@ def last(self, *args, **kwargs):
     print(losses[-1], flush=True)
     os._exit(0)
 torch.Tensor.backward, torch.optim.Adam.step = watched, last
-sys.argv = ["run", "--model=BPR", "--dataset=ml-100k", "--state=ERROR", "--show_progress=False", "--data_path=" + {place!r}]
+sys.argv = ["run", "--model=BPR", "--dataset=ml-100k", "--state=ERROR", "--show_progress=False"]
+sys.argv.append("--data_path=" + {place!r})
 """
 _OURS = """
 from recbole_oov.cli import main
@@ -39,8 +40,8 @@ sys.modules["ray"].tune = sys.modules["ray.tune"]
 from recbole.quick_start import run_recbole
 run_recbole()
 """
-"""RecBole's quick start does not import as it is: it needs names that numpy 2 took away, and a ``ray`` that needs a package
-of setuptools before 82. An empty ``ray`` in its place makes RecBole faster than it is."""
+"""RecBole's quick start does not import as it is: it needs names that numpy 2 took away, and a ``ray`` that needs a
+package of setuptools before 82. An empty ``ray`` in its place makes RecBole faster than it is."""
 
 
 def first_batch(setting: Setting) -> Contest:

@@ -134,7 +134,7 @@ class TokenTree(nn.Module):
         """
         every = torch.arange(len(self.members), device=self.members.device)
         leaf_log_probs = self.leaf_log_probs(branches, leaves, every)
-        # Summed where they lie, then one selection of columns: two by pairs of indices would take as long as the network.
+        # Summed where they lie, then one selection of columns: two by pairs of indices take far longer.
         whole = (leaf_log_probs + self.cluster_log_probs(cluster_logits)[:, :, None]).flatten(1)
         scores = whole.index_select(1, self.item_cluster * leaf_log_probs.shape[2] + self.slot)
         scores[:, 0] = torch.finfo(scores.dtype).min

@@ -1,4 +1,4 @@
-"""Multiplication by a graph's symmetric adjacency matrix, without the transpose that autograd would make for each step."""
+"""Multiplication by a graph's symmetric adjacency matrix, without autograd's transpose in each step."""
 
 from __future__ import annotations
 
