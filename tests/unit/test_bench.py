@@ -199,6 +199,12 @@ def test_quality_needs_implicit(monkeypatch: pytest.MonkeyPatch) -> None:
         quality(TINY, print)
 
 
+def test_quality_knows_three_models() -> None:
+    pytest.importorskip("implicit")
+    with pytest.raises(ConfigError, match="'Pop' is none of BPR"):
+        quality(TINY, print, ["Pop"])
+
+
 def test_all_suites_are_chosen_without_a_name() -> None:
     assert command.chosen([]) == list(SUITES.values())
     with pytest.raises(ConfigError):
