@@ -362,7 +362,7 @@ class GroupedEvaluator(Evaluator):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.metric_class = without_loops(self.metric_class, config)
+        self.metric_class: dict[str, Any] = without_loops(vars(self)["metric_class"], config)
 
     def evaluate(self, dataobject: Any) -> dict[str, float]:
         """All metrics of all groups, under RecBole's names for ``overall`` and prefixed ones for other groups.

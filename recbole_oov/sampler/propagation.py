@@ -30,7 +30,7 @@ class SymmetricMatrix:
 
     def __matmul__(self, x: Tensor) -> Tensor:
         """A x. (N, d) -> (N, d)"""
-        product: Tensor = _Product.apply(x, self._matrix)
+        product: Tensor = _Product.apply(x, self._matrix)  # type: ignore[no-untyped-call]
         return product
 
 
@@ -38,8 +38,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor) -> Tensor:
         ctx.matrix = matrix
-        return torch.sparse.mm(matrix, x)
+        product: Tensor = torch.sparse.mm(matrix, x)
+        return product
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _Product.apply(gradients[0], ctx.matrix), None
+        return _Product.apply(gradients[0], ctx.matrix), None  # type: ignore[no-untyped-call]
