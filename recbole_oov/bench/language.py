@@ -127,7 +127,9 @@ def _generated(opponent: GPT2LMHeadModel, model: Any, prompt: Tensor, n_beams: i
     members = [row[row > 0] for row in model.tree.members]
     clusters = (~model.tree.empty).nonzero().squeeze(1)
     first = (model.first_cluster + clusters).tolist()
-    second = {model.first_cluster + c: model.item_blocks[members[c], 1].tolist() for c in clusters.tolist()}
+    second: dict[int, list[int]] = {
+        model.first_cluster + c: model.item_blocks[members[c], 1].tolist() for c in clusters.tolist()
+    }
 
     def allowed(_: int, tokens: Tensor) -> Sequence[int]:
         return first if len(tokens) == prompt.shape[1] else second[int(tokens[-1])]
