@@ -22,6 +22,8 @@ HELP = f"""recbole_oov {__version__}: out-of-vocabulary items, users and LLM rec
   run_recbole_oov.py benchmark FILE.yaml [--KEY=VALUE …]
       Run the models, data sets and seeds of a benchmark file; continues where it stopped (docs/benchmark.md).
       --jobs=N   N cells side by side; --seeds=[…], --only=PARTS, --output=FOLDER, --tune=False
+  run_recbole_oov.py bench [SUITE …] [--repeats=5] [--output=FOLDER] [--data_path=FOLDER] [--plot=FILE.svg] [--json]
+      Measure the plugin beside RecBole's own path, answers compared (docs/results/speed.md); --growth, --quality.
   run_recbole_oov.py recommend --checkpoint=saved/NAME.json (--user=ID | --history="ID ID" | --new_items=FILE) [--k=N]
       Items for a user or a history, users for new items by their content; --groups, --scores, --keep_seen, --json;
       --explain: what of the history moved the scores (OOVLLMRec).
@@ -125,6 +127,14 @@ def _benchmark(argv: list[str]) -> None:
     benchmark(argv[0], parse_command_line(argv[1:]))
 
 
+def _bench(argv: list[str]) -> None:
+    from recbole_oov.bench.command import bench
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+        bench(argv)
+
+
 def _recommend(argv: list[str]) -> None:
     from recbole_oov.recommendation.command import command
 
@@ -155,6 +165,7 @@ def _models(argv: list[str]) -> None:
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
     "benchmark": _benchmark,
+    "bench": _bench,
     "recommend": _recommend,
     "report": _report,
     "from-csv": _tool("from_csv", "from_csv"),

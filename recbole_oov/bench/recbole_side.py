@@ -40,7 +40,7 @@ def experiment(setting: Setting, model: str, dataset: str, **options: Any) -> Ex
     if place is None:
         raise DataError(f"bench: the data set {dataset} was not found; name the folder that it lies in: --data_path=…")
     quiet = {"state": "ERROR", "show_progress": False, "data_path": str(place), "resume_step": 0}
-    few = {"user_inter_num_interval": "[200,inf)", "item_inter_num_interval": "[50,inf)"} if setting.tiny else {}
+    few = {"user_inter_num_interval": "[20,24]"} if setting.tiny else {}
     with silence():
         return prepare(model, dataset, None, {**quiet, **few, **options}, argv=[])
 

@@ -148,9 +148,16 @@ SUITES = {
             "language:exact_scoring",
         ),
         Suite(
+            "head-memory",
+            "loss and gradients of the tokens that may come, smollm2's sizes",
+            "logits of the whole vocabulary, masked",
+            {"memory": 5},
+            "language:head_memory",
+        ),
+        Suite(
             "imagination",
             "imagined sequences with their gradients, CiteULike-a's sizes",
-            "the same with dense one-hot masks",
+            "the same with one-hot rows over all users",
             {"time": 3, "memory": 10},
             "imagination:sequences",
         ),

@@ -20,6 +20,7 @@ from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import Collector, DataStruct
 from torch import Tensor
 
+from recbole_oov.evaluation.metrics import without_loops
 from recbole_oov.evaluation.ties import fair_topk
 
 OVERALL, IV, OOV, ALL_USERS = "overall", "iv", "oov", "overall_all_users"
@@ -164,7 +165,7 @@ class GroupedCollector(Collector):
         k = max(self.topk)
         best: dict[str, tuple[Tensor, Tensor]] = {}
         for group, items in self._items_of_group(scores_tensor).items():
-            part = scores_tensor if group == OVERALL else scores_tensor[:, items]
+            part = scores_tensor if group == OVERALL else scores_tensor.index_select(1, items)
             if group != OVERALL or self._oov_mask is None:
                 width = min(k, part.shape[1])
                 best[group] = fair_topk(part, width, cases, items, self._seed)
@@ -358,6 +359,10 @@ class GroupedEvaluator(Evaluator):
     """
 
     last: Evaluation | None = None
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.metric_class: dict[str, Any] = without_loops(vars(self)["metric_class"], config)
 
     def evaluate(self, dataobject: Any) -> dict[str, float]:
         """All metrics of all groups, under RecBole's names for ``overall`` and prefixed ones for other groups.

@@ -114,7 +114,7 @@ class TokenTree(nn.Module):
         else:
             logits = (leaves[members] @ branches[..., None]).squeeze(-1)
         least = torch.finfo(logits.dtype).min
-        logits = logits.masked_fill(members == 0, least)
+        logits = logits.masked_fill_(members == 0, least)
         if self.placed is None:
             return logits.log_softmax(dim=-1)
         is_placed = self.placed[members]
@@ -134,8 +134,9 @@ class TokenTree(nn.Module):
         """
         every = torch.arange(len(self.members), device=self.members.device)
         leaf_log_probs = self.leaf_log_probs(branches, leaves, every)
-        scores = self.cluster_log_probs(cluster_logits)[:, self.item_cluster]
-        scores = scores + leaf_log_probs[:, self.item_cluster, self.slot]
+        # Summed where they lie, then one selection of columns: two by pairs of indices take far longer.
+        whole = (leaf_log_probs + self.cluster_log_probs(cluster_logits)[:, :, None]).flatten(1)
+        scores = whole.index_select(1, self.item_cluster * leaf_log_probs.shape[2] + self.slot)
         scores[:, 0] = torch.finfo(scores.dtype).min
         return scores
 

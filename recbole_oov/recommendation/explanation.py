@@ -11,7 +11,6 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_oov.errors import ConfigError
-from recbole_oov.lm.vocabulary import cluster_token
 from recbole_oov.recommendation.names import Names
 
 _SHOWN = 3
@@ -97,6 +96,8 @@ def explanations(
         names: Of the data set.
         cases: For each list whose it is, the row that the model reads (1,), and the ranks and item ids in it.
     """
+    from recbole_oov.lm.vocabulary import cluster_token  # its libraries take as long to import as all of the plugin
+
     found: list[Explanation] = []
     for case, row, items in cases:
         ids = torch.stack([item for _, item in items])

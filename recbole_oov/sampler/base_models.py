@@ -19,6 +19,7 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_oov.errors import ConfigError
+from recbole_oov.sampler.propagation import SymmetricMatrix
 
 Shares = Sequence[tuple[Tensor, float | Tensor]]
 """Items that a negative is made of, (B,) each, and the weight of each in the regularisation."""
@@ -188,13 +189,14 @@ class LightGCNModel(GraphModel):
     def __init__(self, model: Any, config: Any) -> None:
         super().__init__(model, config)
         self.n_layers = model.n_layers + 1
+        self.adjacency = SymmetricMatrix(model.norm_adj_matrix)
 
     def begin_step(self) -> None:
         model = self.model
         model.restore_user_e = model.restore_item_e = None
         layers = [model.get_ego_embeddings()]
         for _ in range(model.n_layers):
-            layers.append(torch.sparse.mm(model.norm_adj_matrix, layers[-1]))
+            layers.append(self.adjacency @ layers[-1])
         stacked = torch.stack(layers, dim=1)
         self.layers = stacked[model.n_users :].flatten(1)
         self.users, self.items = torch.split(stacked.mean(dim=1), [model.n_users, model.n_items])

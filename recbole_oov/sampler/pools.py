@@ -15,6 +15,7 @@ from recbole_oov.errors import ConfigError
 
 _ROUNDS = 64
 """After so many rounds of rejection, the rows that are left are drawn from their own complement, which is exact."""
+_LARGEST_GUIDE = 1 << 20
 _SMALL_TABLE = 1 << 26
 """Up to so many (user, item) pairs are looked up in a table of bytes; more by binary search."""
 
@@ -53,7 +54,7 @@ class NegativePools:
         below = self._place[self._keys % n_items] - (torch.arange(len(owner), device=self.device) - self._first[owner])
         self._below = owner * (len(self.iv_items) + 1) + below
         self._table = self._dense() if n_users * n_items <= _SMALL_TABLE else None
-        self._cumulative: dict[float, Tensor] = {}
+        self._cumulative: dict[float, tuple[Tensor, Tensor]] = {}
         self.generator = torch.Generator(device=self.device).manual_seed(seed)
 
     @classmethod
@@ -165,12 +166,24 @@ class NegativePools:
         table[self._keys] = True
         return table
 
-    def _cumulative_weights(self, alpha: float) -> Tensor:
+    def _cumulative_weights(self, alpha: float) -> tuple[Tensor, Tensor]:
+        """Cumulative probabilities of the IV items, (n_iv,), and where a search may start: (G,), G a power of two.
+
+        Entry b is the first item whose cumulative probability reaches b / G, which is at or before that of any number
+        from b / G on.
+        """
         if alpha not in self._cumulative:
             weight = self.counts[self.iv_items].double() ** alpha
-            self._cumulative[alpha] = (weight / weight.sum()).cumsum(0)
+            cumulative = (weight / weight.sum()).cumsum(0)
+            size = min(_LARGEST_GUIDE, 1 << (4 * len(cumulative)).bit_length())
+            starts = torch.arange(size, device=self.device, dtype=torch.float64) / size
+            self._cumulative[alpha] = cumulative, torch.searchsorted(cumulative, starts).clamp(max=len(cumulative) - 1)
         return self._cumulative[alpha]
 
-    def _from_cumulative(self, cumulative: Tensor, n: int) -> Tensor:
+    def _from_cumulative(self, weights: tuple[Tensor, Tensor], n: int) -> Tensor:
+        cumulative, guide = weights
         draw = torch.rand(n, generator=self.generator, device=self.device, dtype=torch.float64)
-        return self.iv_items[torch.searchsorted(cumulative, draw).clamp(max=len(cumulative) - 1)]
+        place = guide[(draw * len(guide)).long()]
+        late = (cumulative[place] < draw).nonzero().squeeze(1)  # the others are where a search would end
+        place[late] = torch.searchsorted(cumulative, draw[late]).clamp(max=len(cumulative) - 1)
+        return self.iv_items[place]

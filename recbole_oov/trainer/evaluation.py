@@ -123,7 +123,9 @@ class EvaluationMixin:
         interaction, scores, positive_u, positive_i = batch_eval((interaction, None, positive_u, positive_i))
         self._check_finite(scores[:, 1:], interaction)
         if history is not None:
-            scores[history] = -torch.inf
+            scores = scores.contiguous()
+            row, item = (part.to(scores.device) for part in history)
+            scores.view(-1).index_fill_(0, row * scores.shape[1] + item, -torch.inf)
         elif self.config["mask_history"]:
             kept = scores[positive_u, positive_i]
             scores[self._seen_by(interaction[self.config["USER_ID_FIELD"]])] = -torch.inf
@@ -258,5 +260,7 @@ class _Ragged:
         starts = torch.where(torch.from_numpy(index) > 0, self.ends[index - 1], 0)
         lengths = ends - starts
         row = torch.repeat_interleave(torch.arange(len(index)), lengths)
+        if index[-1] - index[0] + 1 == len(index):  # neighbours, which lie one after another
+            return row, self.values[starts[0] : ends[-1]]
         within = torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row]
         return row, self.values[starts[row] + within]
