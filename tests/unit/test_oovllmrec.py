@@ -215,7 +215,7 @@ def test_codes_are_part_of_what_is_read_and_of_what_is_predicted(circles: Any) -
     model = build(circles, oov_tokens="semantic", item_augmentation=0)
     rows = circles.loaders[1]._dataset.inter_feat[:4]
     before = model.full_sort_predict(rows)
-    table = model.backbone.get_input_embeddings().weight
+    table = model.backbone.model.get_input_embeddings().weight
     # Items of one cluster with the same last token differ by their codes alone: without them they tie.
     pairs = [(i, j) for i in range(1, 25) for j in range(i) if torch.equal(model.item_blocks[i], model.item_blocks[j])]
     one, other = map(list, zip(*pairs, strict=True))
