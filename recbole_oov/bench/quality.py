@@ -51,12 +51,12 @@ def quality(setting: Setting, say: Callable[[str], None], models: Sequence[str] 
         goal = 0.99 * max(value for _, value in curve)
         mine = experiment(setting, name, "ml-100k", **shared, **own)
         ours = trained(mine, mine.trainer, 10 * n_epochs, goal)
-        row = {"model": name, "goal": goal, "RecBole": curve, "recbole_oov": ours}
+        curves = {"RecBole": curve, "recbole_oov": ours}
         if name == "BPR":
-            row["implicit"] = _implicit(stock, goal)
-        row["seconds"] = {side: reached(row[side], goal) for side in row if side not in ("model", "goal")}
-        say(f"{name}, {METRIC} {goal:.4f}: {row['seconds']}")
-        found.append(row)
+            curves["implicit"] = _implicit(stock, goal)
+        seconds = {side: reached(of_side, goal) for side, of_side in curves.items()}
+        say(f"{name}, {METRIC} {goal:.4f}: {seconds}")
+        found.append({"model": name, "goal": goal, **curves, "seconds": seconds})
     return found
 
 

@@ -73,7 +73,9 @@ def lessons_of(model: Any, learning: str, users: UserSpace, draw: torch.Generato
     settings = model.settings
     if learning == "direct":
         learner = DirectLearner(model.policy, settings)
-        return lambda *given: Tried.of_expected(learner.learn(*given, users, draw))
+        return lambda start, targets, potential: Tried.of_expected(
+            learner.learn(start, targets, potential, users, draw)
+        )
     ppo = RecPPO(model.policy, model.critic, settings)
 
     def tried(start: Tensor, targets: Targets, potential: Potential) -> Tried:
