@@ -8,7 +8,8 @@ Real items always go through the model's own ``calculate_loss``, so that its los
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +54,25 @@ class BaseModel:
         finally:
             self.model.train(training)
         return predicted.view(items.shape)
+
+    def snapshot(self, weights: Mapping[str, Tensor] | None = None) -> BaseModel:
+        """The model as it is now, or with other weights, kept apart while this one is trained on: it scores, no more.
+
+        Weights and buffers are copied; what else the model holds (matrices of the data) is shared.
+        """
+        shared = {
+            id(value): value
+            for module in self.model.modules()
+            for name, value in vars(module).items()
+            if not name.startswith("_")
+        }
+        past = copy.copy(self)
+        past.model = copy.deepcopy(self.model, shared)
+        if weights is not None:
+            past.model.load_state_dict(weights)
+        with torch.no_grad():
+            past.begin_step()
+        return past
 
     def with_negatives(self, interaction: Interaction, negatives: Tensor) -> Interaction:
         """The rows that RecBole's loader would have made with ``negatives``, (B,)."""
