@@ -20,6 +20,7 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_oov.errors import ConfigError
+from recbole_oov.sampler.work import Work
 
 Shares = Sequence[tuple[Tensor, float | Tensor]]
 """Items that a negative is made of, (B,) each, and the weight of each in the regularisation."""
@@ -39,6 +40,8 @@ class BaseModel:
         self.model = model
         self.pairwise = getattr(model, "input_type", InputType.PAIRWISE) == InputType.PAIRWISE
         self.label_field: str = config["LABEL_FIELD"]
+        self.work = Work()
+        """What was scored and learned so far, by snapshots too."""
 
     def begin_step(self) -> None:
         """Compute what all users and items of a step share. Called once before each step."""
@@ -46,6 +49,10 @@ class BaseModel:
     @torch.no_grad()
     def scores(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores of a block of items, without a graph. (B,), (B, P) -> (B, P)"""
+        self.work.scored += items.numel()
+        return self._scores(users, items)
+
+    def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         rows = {self.model.USER_ID: users.repeat_interleave(items.shape[1]), self.model.ITEM_ID: items.reshape(-1)}
         training = self.model.training
         self.model.eval()
@@ -94,6 +101,7 @@ class BaseModel:
 
     def item_loss(self, interaction: Interaction, negatives: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The model's own loss with the items ``negatives``, (B,), for the rows of ``interaction``."""
+        self.work.learned += 2 * len(negatives)
         return self.own_loss(self.with_negatives(interaction, negatives))
 
 
@@ -143,6 +151,7 @@ class VectorModel(BaseModel):
             shares: The items that they are made of.
         """
         users, positives = interaction[self.model.USER_ID], interaction[self.model.ITEM_ID]
+        self.work.learned += len(users) * (1 + len(shares))
         user = self.loss_user_vectors(users)
         positive = self.merge(self.item_layers(positives))
         loss = self.ranking_loss(self.score(user, positive), self.score(user, negative), interaction)
@@ -152,8 +161,7 @@ class VectorModel(BaseModel):
         """The user vectors of the loss, where they differ (dropout) from those that score."""
         return self.user_vectors(users)
 
-    @torch.no_grad()
-    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+    def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         user = self.user_vectors(users)
         return self.score(user[:, None], self.merge(self.item_layers(items)))
 
@@ -171,8 +179,7 @@ class BPRModel(VectorModel):
         loss: Tensor = self.model.loss(positive, negative)
         return loss
 
-    @torch.no_grad()
-    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+    def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         return _dot(self.user_vectors(users), self.model.item_embedding.weight, items)
 
 
@@ -197,8 +204,7 @@ class GraphModel(VectorModel):
         with _forward(self.model, lambda: (self.users, self.items)):
             return super().own_loss(interaction)
 
-    @torch.no_grad()
-    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+    def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         return _dot(self.user_vectors(users), self.items, items)
 
 
@@ -286,12 +292,11 @@ class NeuMFModel(VectorModel):
         logit: Tensor = model.predict_layer(torch.cat(parts, dim=-1)).squeeze(-1)
         return logit
 
-    @torch.no_grad()
-    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+    def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         training = self.model.training
         self.model.eval()  # candidates are compared without dropout
         try:
-            return super().scores(users, items)
+            return super()._scores(users, items)
         finally:
             self.model.train(training)
 
@@ -346,8 +351,7 @@ class DMFModel(VectorModel):
         with _forward(self.model, forward):
             return super().own_loss(interaction)
 
-    @torch.no_grad()
-    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+    def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         return _dot(self.user_vectors(users), self.items, items)
 
 

@@ -117,6 +117,7 @@ class Drawing:
         of_vectors: dict[str, Tensor] = {}
         if self.sampler.mixes if vectors is None else vectors:
             assert isinstance(base, VectorModel)
+            base.work.scored += pool.numel() + len(users)
             of_vectors = {
                 "user": base.user_layers(base.user_vectors(users)),
                 "positive": base.item_layers(positives),

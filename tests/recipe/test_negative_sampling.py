@@ -18,7 +18,10 @@ from recbole_oov.sampler import NegativePools
 from recbole_oov.trainer.autosample import AutoSampleTrainer
 
 RANDOM = "{'split': {'RS': [0.8, 0.1, 0.1]}, 'order': 'RO', 'group_by': 'user', 'mode': 'full'}"
-SEARCH = {"samplers": "[uniform, dns, mixgcf]", "pool": 4, "search_epochs": 2, "search_budget": 10, "finalists": 2}
+SEARCH = {
+    **{"samplers": "[uniform, dns, mixgcf]", "pool": 4, "finalists": 2, "search_budget": 16},
+    **{"search_epochs": 2, "alpha_every": 2, "steering_batch_size": 64, "steering_negatives": 8},
+}
 
 
 def options(data_path: Path, **more: Any) -> dict[str, Any]:

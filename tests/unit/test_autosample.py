@@ -284,7 +284,8 @@ def test_halving_keeps_the_better_half_down_to_two() -> None:
         ({"base_model": "BPR", "search": "grid"}, r"search: 'grid' is not known"),
         ({"base_model": "BPR", "samplers": ["dns"]}, r"samplers: \['dns'\] must be at least two"),
         ({"base_model": "BPR", "samplers": ["dns", "dnss"]}, r"no sampler called 'dnss'"),
-        ({"base_model": "BPR", "search_budget": 20, "search_epochs": 10}, r"search_budget: 20 epochs leave none"),
+        ({"base_model": "BPR", "search_budget": 15}, r"search_budget: 15 is less than four epochs for each of finalists: 4"),
+        ({"base_model": "BPR", "trunk": "dnss"}, r"trunk: there is no sampler called 'dnss'; did you mean dns"),
         ({"base_model": "BPR", "sampler": "dns"}, r"sampler: AutoSample searches for one"),
         ({"base_model": "BPR", "search": "random", "initialisation": "warm"}, r"takes weights of search: gradient"),
         (
