@@ -77,7 +77,7 @@ class AutoSample(GeneralRecommender):
         if values["search_budget"] < 4 * values["finalists"] and values["search"] == "gradient":
             problems.append(
                 f"search_budget: {values['search_budget']} is less than four epochs for each of finalists: "
-                f"{values['finalists']}, half of which may go to the probabilities; raise search_budget or lower finalists"
+                f"{values['finalists']}, half of which the probabilities may take; raise it or lower finalists"
             )
         return problems
 

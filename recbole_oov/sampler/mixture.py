@@ -69,8 +69,10 @@ class Mixture:
         return self.mixed_loss(interaction, self.candidates(interaction))
 
     def mixed_loss(self, interaction: Interaction, candidates: dict[int, Candidate]) -> Tensor:
-        """The loss of sum_k p_k e_k, each sampler's items regularised with weight p_k; over those that were asked,
-        p made to sum to one among them."""
+        """The loss of sum_k p_k e_k, each sampler's items regularised with weight p_k.
+
+        The sum is over those that were asked, with p made to sum to one among them.
+        """
         assert isinstance(self.base, VectorModel)
         mixed: Tensor | None = None
         shares: list[tuple[Tensor, float]] = []

@@ -250,14 +250,24 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         sizes = [len(alive)] if report.kind == "random" else halving_sizes(len(alive))
         for n, size in enumerate(sizes):
             alive = sorted(alive, key=lambda contender: -contender.score)[:size]
-            left = (budget - spent) / (len(sizes) - n)
-            once = sum(self._advance(contender, 1, valid_data) for contender in alive)
-            rounded = math.floor if n + 1 == len(sizes) else round  # only the last round must not go beyond the budget
-            more = rounded((left - once) / once)
-            spent += once + sum(self._advance(contender, more, valid_data) for contender in alive)
+            # The finalists' first round may be rounded up: it counts most for how well they are told apart.
+            early = report.kind == "gradient" and n + 1 < len(sizes)
+            spent += self._round(alive, (budget - spent) / (len(sizes) - n), valid_data, rounded_up=early)
         report.finalists = {contender.name: contender.score for contender in contenders}
         report.contender_epochs = {contender.name: contender.epochs for contender in contenders}
         return max(alive, key=lambda contender: contender.score), spent
+
+    def _round(self, alive: list[Contender], budget: float, valid_data: Any, *, rounded_up: bool) -> int:
+        """Train each contender for as many epochs as the budget has work for, at least one; returns the work."""
+        spent, done, each = 0, 0, 0.0
+        while True:
+            left = (budget - spent) / each + (0.5 if rounded_up else 0.0) if done else 1
+            # No more at a time than have been measured: the epochs of a sampler with a memory grow dearer.
+            epochs = min(int(left), max(1, done))
+            if epochs < 1:
+                return spent
+            work = sum(self._advance(contender, epochs, valid_data) for contender in alive)
+            spent, done, each = spent + work, done + epochs, work / epochs
 
     def _contender(self, sampler: Sampler, options: Options, start: Options) -> Contender:
         drawing = Drawing(sampler, options, self._base, self._new_pools())
@@ -393,9 +403,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
 class _AlphaSteps:
     """The loss of a search epoch: that of some samplers, drawn by p, or of all where the probabilities make a step."""
 
-    def __init__(
-        self, trainer: AutoSampleTrainer, mixture: Mixture, architecture: Architecture, epoch: int
-    ) -> None:
+    def __init__(self, trainer: AutoSampleTrainer, mixture: Mixture, architecture: Architecture, epoch: int) -> None:
         self.trainer, self.mixture, self.architecture = trainer, mixture, architecture
         self.every, self.width = trainer.config["alpha_every"], trainer.config["search_width"]
         self.epoch, self._batch = epoch, 0
