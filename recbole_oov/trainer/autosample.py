@@ -240,7 +240,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         start: Options = {"model": weights if weights is not None else self._start, "loader": None, "optimizer": None}
         contenders, spent = [self._contender(sampler, options, start) for sampler, options in samplers], 0
         if report.kind == "gradient":
-            trunk = self._contender(*read_sampler(with_pool(self.config["trunk"], self.config["pool"])), start)
+            trunk = self._contender(*self._trunk(samplers), start)
             spent = self._advance(trunk, 1, None)
             spent += self._advance(trunk, int(_OF_THE_TRUNK * budget / spent) - 1, None)
             report.trunk_epochs = trunk.epochs
@@ -256,6 +256,12 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         report.finalists = {contender.name: contender.score for contender in contenders}
         report.contender_epochs = {contender.name: contender.epochs for contender in contenders}
         return max(alive, key=lambda contender: contender.score), spent
+
+    def _trunk(self, samplers: list[tuple[Sampler, Options]]) -> tuple[Sampler, Options]:
+        """The trunk's sampler: with the options of the candidate of that name, where only a name is given."""
+        value = self.config["trunk"]
+        same = [(sampler, options) for sampler, options in samplers if sampler.name == value]
+        return same[0] if same else read_sampler(with_pool(value, self.config["pool"]))
 
     def _round(self, alive: list[Contender], budget: float, valid_data: Any, *, rounded_up: bool) -> int:
         """Train each contender for as many epochs as the budget has work for, at least one; returns the work."""
