@@ -68,12 +68,16 @@ class AutoSample(GeneralRecommender):
                 names.append(read_sampler(sampler)[0].name)
             except ConfigError as error:
                 problems += [problem.replace("sampler", "samplers", 1) for problem in error.errors]
+        try:
+            read_sampler(values["trunk"])
+        except ConfigError as error:
+            problems += [problem.replace("sampler", "trunk", 1) for problem in error.errors]
         if len(values["samplers"]) < 2 or len(set(names)) < len(names):
             problems.append(f"samplers: {values['samplers']} must be at least two, each named once")
-        if not values["search_budget"] > 2 * values["search_epochs"] and values["search"] == "gradient":
+        if values["search_budget"] < 4 * values["finalists"] and values["search"] == "gradient":
             problems.append(
-                f"search_budget: {values['search_budget']} epochs leave none to compare the finalists, since "
-                f"search_epochs: {values['search_epochs']} count twice; raise search_budget or lower search_epochs"
+                f"search_budget: {values['search_budget']} is less than four epochs for each of finalists: "
+                f"{values['finalists']}, half of which the probabilities may take; raise it or lower finalists"
             )
         return problems
 

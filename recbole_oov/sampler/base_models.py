@@ -8,7 +8,8 @@ Real items always go through the model's own ``calculate_loss``, so that its los
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from recbole_oov.errors import ConfigError
 from recbole_oov.sampler.propagation import SymmetricMatrix
+from recbole_oov.sampler.work import Work
 
 Shares = Sequence[tuple[Tensor, float | Tensor]]
 """Items that a negative is made of, (B,) each, and the weight of each in the regularisation."""
@@ -39,6 +41,8 @@ class BaseModel:
         self.model = model
         self.pairwise = getattr(model, "input_type", InputType.PAIRWISE) == InputType.PAIRWISE
         self.label_field: str = config["LABEL_FIELD"]
+        self.work = Work()
+        """What was scored and learned so far, by snapshots too."""
 
     def begin_step(self) -> None:
         """Compute what all users and items of a step share. Called once before each step."""
@@ -46,6 +50,10 @@ class BaseModel:
     @torch.no_grad()
     def scores(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores of a block of items, without a graph. (B,), (B, P) -> (B, P)"""
+        self.work.scored += items.numel()
+        return self._scores(users, items)
+
+    def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         rows = {self.model.USER_ID: users.repeat_interleave(items.shape[1]), self.model.ITEM_ID: items.reshape(-1)}
         training = self.model.training
         self.model.eval()
@@ -54,6 +62,25 @@ class BaseModel:
         finally:
             self.model.train(training)
         return predicted.view(items.shape)
+
+    def snapshot(self, weights: Mapping[str, Tensor] | None = None) -> BaseModel:
+        """The model as it is now, or with other weights, kept apart while this one is trained on: it scores, no more.
+
+        Weights and buffers are copied; what else the model holds (matrices of the data) is shared.
+        """
+        shared = {
+            id(value): value
+            for module in self.model.modules()
+            for name, value in vars(module).items()
+            if not name.startswith("_")
+        }
+        past = copy.copy(self)
+        past.model = copy.deepcopy(self.model, shared)
+        if weights is not None:
+            past.model.load_state_dict(weights)
+        with torch.no_grad():
+            past.begin_step()
+        return past
 
     def with_negatives(self, interaction: Interaction, negatives: Tensor) -> Interaction:
         """The rows that RecBole's loader would have made with ``negatives``, (B,)."""
@@ -75,6 +102,7 @@ class BaseModel:
 
     def item_loss(self, interaction: Interaction, negatives: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The model's own loss with the items ``negatives``, (B,), for the rows of ``interaction``."""
+        self.work.learned += 2 * len(negatives)
         return self.own_loss(self.with_negatives(interaction, negatives))
 
 
@@ -124,6 +152,7 @@ class VectorModel(BaseModel):
             shares: The items that they are made of.
         """
         users, positives = interaction[self.model.USER_ID], interaction[self.model.ITEM_ID]
+        self.work.learned += len(users) * (1 + len(shares))
         user = self.loss_user_vectors(users)
         positive = self.merge(self.item_layers(positives))
         loss = self.ranking_loss(self.score(user, positive), self.score(user, negative), interaction)
@@ -133,8 +162,7 @@ class VectorModel(BaseModel):
         """The user vectors of the loss, where they differ (dropout) from those that score."""
         return self.user_vectors(users)
 
-    @torch.no_grad()
-    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+    def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         user = self.user_vectors(users)
         return self.score(user[:, None], self.merge(self.item_layers(items)))
 
@@ -152,8 +180,7 @@ class BPRModel(VectorModel):
         loss: Tensor = self.model.loss(positive, negative)
         return loss
 
-    @torch.no_grad()
-    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+    def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         return _dot(self.user_vectors(users), self.model.item_embedding.weight, items)
 
 
@@ -178,8 +205,7 @@ class GraphModel(VectorModel):
         with _forward(self.model, lambda: (self.users, self.items)):
             return super().own_loss(interaction)
 
-    @torch.no_grad()
-    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+    def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         return _dot(self.user_vectors(users), self.items, items)
 
 
@@ -268,12 +294,11 @@ class NeuMFModel(VectorModel):
         logit: Tensor = model.predict_layer(torch.cat(parts, dim=-1)).squeeze(-1)
         return logit
 
-    @torch.no_grad()
-    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+    def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         training = self.model.training
         self.model.eval()  # candidates are compared without dropout
         try:
-            return super().scores(users, items)
+            return super()._scores(users, items)
         finally:
             self.model.train(training)
 
@@ -328,8 +353,7 @@ class DMFModel(VectorModel):
         with _forward(self.model, forward):
             return super().own_loss(interaction)
 
-    @torch.no_grad()
-    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+    def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         return _dot(self.user_vectors(users), self.items, items)
 
 

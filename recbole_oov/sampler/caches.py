@@ -7,14 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from recbole_oov.sampler.base_models import BaseModel
 from recbole_oov.sampler.pools import NegativePools
 
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
 """(B,), (B, P) -> (B, P), without a graph."""
 
 _MEMORY = 5
-"""Epochs of scores that SRNS remembers."""
+"""Epochs that SRNS remembers."""
 _BLOCK = 2048
+"""Users whose candidates are scored at once."""
 
 
 class FreshPools:
@@ -37,9 +39,16 @@ class FreshPools:
             return self.pools.uniform(users, size)
         return self.pools.popularity(users, size, self.alpha)
 
-    def spread(self, users: Tensor, pool: Tensor) -> Tensor | None:
-        """No memory of scores."""
+    def log_q(self, users: Tensor, pool: Tensor) -> Tensor | None:
+        """Log of the probability with which each candidate came into ``pool``, up to a constant; None if uniform."""
+        return None if self.alpha is None else self.pools.log_probability(pool, self.alpha)
+
+    def spread(self, users: Tensor, positives: Tensor, pool: Tensor) -> Tensor | None:
+        """How much the candidates have moved in recent epochs; None without a memory."""
         return None
+
+    def renew(self, users: Tensor, score: ScoreFunction) -> None:
+        """Nothing to renew after a batch."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Nothing but the generator's, which the pools keep."""
@@ -50,92 +59,127 @@ class FreshPools:
 
 
 class AdaSIRCache(FreshPools):
-    """AdaSIR's first step: each user keeps ``cache`` candidates, out of ``candidates`` by softmax(s - log q), renewed
-    every epoch; half of the old ones stay in the running (Chen et al., NeurIPS 2022). Memory: n_users * cache ids.
+    """AdaSIR's first step: each user keeps ``cache`` candidates, out of ``candidates`` by softmax(s), and a random half
+    of them is renewed every epoch (Chen et al., "Learning Recommenders for Implicit Feedback with Importance
+    Resampling"). Memory: n_users * cache ids and as many weights.
+
+    Which half goes is left to chance, as in the published code: old candidates that would compete with new ones by
+    their scores would stay for good, so that all users end with the few hardest of all items.
     """
 
     def __init__(self, pools: NegativePools, cache: int, candidates: int) -> None:
         super().__init__(pools)
         self.cache, self.candidates = int(cache), int(candidates)
         self.items: Tensor | None = None
+        self.log_weight: Tensor | None = None
+        """With which each came into the cache. (n_users, cache)"""
+        self._latest: Tensor | None = None
 
     def begin_epoch(self, epoch: int, score: ScoreFunction) -> None:
-        blocks = []
-        for users in torch.arange(self.pools.n_users, device=self.pools.device).split(_BLOCK):
-            users_known = users[self.pools.degree[users] > 0]
-            block = torch.zeros(len(users), self.cache, dtype=torch.long, device=users.device)
-            block[self.pools.degree[users] > 0] = self._renewed(users_known, score)
-            blocks.append(block)
-        self.items = torch.cat(blocks)
+        pools, known = self.pools, (self.pools.degree > 0).nonzero().squeeze(1)
+        first = self.items is None or self.log_weight is None
+        if self.items is None or self.log_weight is None:
+            self.items = torch.zeros(pools.n_users, self.cache, dtype=torch.long, device=pools.device)
+            self.log_weight = torch.zeros(pools.n_users, self.cache, device=pools.device)
+        for users in known.split(_BLOCK):
+            items, log_weight = self._resampled(users, score)
+            if not first:
+                both = torch.cat([self.items[users], items], 1), torch.cat([self.log_weight[users], log_weight], 1)
+                kept = self._places(len(users), 2 * self.cache, self.cache)
+                items, log_weight = both[0].gather(1, kept), both[1].gather(1, kept)
+            self.items[users], self.log_weight[users] = items, log_weight
 
-    def _renewed(self, users: Tensor, score: ScoreFunction) -> Tensor:
-        running = self.pools.uniform(users, self.candidates)
-        generator = self.pools.generator
-        if self.items is not None:
-            kept = min(self.cache // 2, self.candidates)
-            order = torch.rand(len(users), self.cache, generator=generator, device=users.device).argsort(dim=1)
-            running[:, :kept] = self.items[users].gather(1, order[:, :kept])
-        chosen = torch.multinomial(
-            score(users, running).softmax(dim=1), self.cache, replacement=True, generator=generator
-        )
-        return running.gather(1, chosen)
+    def _resampled(self, users: Tensor, score: ScoreFunction) -> tuple[Tensor, Tensor]:
+        proposed = self.pools.uniform(users, self.candidates)
+        log_weight = score(users, proposed).log_softmax(dim=1)
+        chosen = torch.multinomial(log_weight.exp(), self.cache, replacement=True, generator=self.pools.generator)
+        return proposed.gather(1, chosen), log_weight.gather(1, chosen)
+
+    def _places(self, n: int, among: int, size: int) -> Tensor:
+        return torch.randint(among, (n, size), generator=self.pools.generator, device=self.pools.device)
 
     def draw(self, users: Tensor, size: int) -> Tensor:
-        assert self.items is not None, "begin_epoch comes first"
-        at = torch.randint(self.cache, (len(users), size), generator=self.pools.generator, device=self.pools.device)
-        return self.items[users].gather(1, at)
+        assert self.items is not None and self.log_weight is not None, "begin_epoch comes first"
+        at = self._places(len(users), self.cache, size)
+        self._latest = self.log_weight[users[:, None], at]
+        return self.items[users[:, None], at]
+
+    def log_q(self, users: Tensor, pool: Tensor) -> Tensor | None:
+        """Of the latest pool: log softmax(s) at the time when each of its candidates came into the cache."""
+        return self._latest
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {} if self.items is None else {"items": self.items}
+        if self.items is None or self.log_weight is None:
+            return {}
+        return {"items": self.items, "log_weight": self.log_weight}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.items = state.get("items")
+        self.items, self.log_weight = state.get("items"), state.get("log_weight")
 
 
 class SRNSCache(FreshPools):
-    """SRNS's memory: each user's cache, the last scores of its items, and its renewal by softmax(score / T).
+    """SRNS's memory: a few candidates a user, drawn anew after every batch, and the model as it was in recent epochs.
 
-    The published code remembers the scores of some 3000 fixed candidates a user; here those of the cached items alone
-    are remembered, and an item that is new to the cache starts without spread. Memory: n_users * size * 6 numbers.
+    A batch chooses among the ``size`` candidates in the caches of its users; then each cache is drawn again, without
+    replacement, out of what it held and ``candidates`` unseen items, by softmax(score / T). A candidate's spread is
+    the standard deviation of sigmoid(s_uj - s_ui) over the last five epochs.
+
+    The published code keeps the past scores of 3000 items a user, out of which alone caches are drawn; here the weights
+    of those epochs are kept, so that any item has a past. Memory: n_users * size ids, five times the model's weights.
+
+    Args:
+        pools: Draws the others.
+        base: The base model.
+        size: Candidates in a user's cache.
+        candidates: Others that a cache is drawn anew from.
+        temperature: T.
     """
 
-    def __init__(self, pools: NegativePools, size: int, candidates: int, temperature: float) -> None:
+    def __init__(self, pools: NegativePools, base: BaseModel, size: int, candidates: int, temperature: float) -> None:
         super().__init__(pools)
-        self.size, self.candidates, self.temperature = int(size), int(candidates), temperature
+        self.base, self.size, self.candidates, self.temperature = base, int(size), int(candidates), temperature
         self.items: Tensor | None = None
-        self.history: Tensor | None = None  # (n_users, size, _MEMORY)
+        self.past: list[BaseModel] = []
+        """The base model at the beginning of each of the last epochs, oldest first."""
 
     def begin_epoch(self, epoch: int, score: ScoreFunction) -> None:
-        pools = self.pools
-        if self.items is None or self.history is None:
-            self.items = torch.zeros(pools.n_users, self.size, dtype=torch.long, device=pools.device)
-            self.history = torch.zeros(pools.n_users, self.size, _MEMORY, device=pools.device)
-            known = (pools.degree > 0).nonzero().squeeze(1)
-            self.items[known] = pools.uniform(known, self.size)
-            for users in known.split(_BLOCK):
-                self.history[users] = score(users, self.items[users])[:, :, None].expand(-1, -1, _MEMORY)
-            return
-        for users in (pools.degree > 0).nonzero().squeeze(1).split(_BLOCK):
-            running = torch.cat([self.items[users], pools.uniform(users, self.candidates)], dim=1)
-            now = score(users, running)
-            past = torch.cat([self.history[users], now[:, self.size :, None].expand(-1, -1, _MEMORY)], dim=1)
-            past = torch.cat([past[:, :, 1:], now[:, :, None]], dim=2)
-            chosen = torch.multinomial((now / self.temperature).softmax(dim=1), self.size, generator=pools.generator)
-            self.items[users] = running.gather(1, chosen)
-            self.history[users] = past.gather(1, chosen[:, :, None].expand(-1, -1, _MEMORY))
+        if self.items is None:
+            known = (self.pools.degree > 0).nonzero().squeeze(1)
+            self.items = torch.zeros(self.pools.n_users, self.size, dtype=torch.long, device=self.pools.device)
+            self.items[known] = self.pools.uniform(known, self.size)
+        self.past = [*self.past, self.base.snapshot()][-_MEMORY:]
 
     def draw(self, users: Tensor, size: int) -> Tensor:
         assert self.items is not None, "begin_epoch comes first"
         return self.items[users]
 
-    def spread(self, users: Tensor, pool: Tensor) -> Tensor | None:
-        assert self.history is not None
-        return self.history[users].std(dim=2, correction=0)
+    def spread(self, users: Tensor, positives: Tensor, pool: Tensor) -> Tensor | None:
+        both = torch.cat([positives[:, None], pool], dim=1)
+        scores = torch.stack([past.scores(users, both) for past in self.past])
+        return torch.sigmoid(scores[:, :, 1:] - scores[:, :, :1]).std(dim=0, correction=0)
+
+    def renew(self, users: Tensor, score: ScoreFunction) -> None:
+        """Draw the caches of these users anew, each once."""
+        assert self.items is not None, "begin_epoch comes first"
+        users = users.unique()
+        running = torch.cat([self.items[users], self.pools.uniform(users, self.candidates)], dim=1)
+        weight = (score(users, running) / self.temperature).softmax(dim=1)
+        chosen = torch.multinomial(weight, self.size, generator=self.pools.generator)
+        self.items[users] = running.gather(1, chosen)
 
     def state_dict(self) -> dict[str, Tensor]:
-        if self.items is None or self.history is None:
+        if self.items is None:
             return {}
-        return {"items": self.items, "history": self.history}
+        weights = {
+            f"{at}.{name}": value
+            for at, past in enumerate(self.past)
+            for name, value in past.model.state_dict().items()
+        }
+        return {"items": self.items, **weights}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.items, self.history = state.get("items"), state.get("history")
+        self.items, self.past = state.get("items"), []
+        for at in range(_MEMORY):
+            weights = {key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{at}.")}
+            if weights:
+                self.past.append(self.base.snapshot(weights))

@@ -62,13 +62,13 @@ def softmax_probabilities(batch: PoolBatch, rho: float) -> Tensor:
     return (logits if batch.log_q is None else logits - batch.log_q).softmax(dim=1)
 
 
-@register_sampler("adasir", pool=5, source="adasir", cache=50, candidates=200, paper="Chen et al., NeurIPS 2022")
-def adasir(batch: PoolBatch, cache: int = 50, candidates: int = 200) -> Choice:
+@register_sampler("adasir", pool=5, source="adasir", cache=200, candidates=200, paper="Chen et al., WWW 2022")
+def adasir(batch: PoolBatch, cache: int = 200, candidates: int = 200) -> Choice:
     """Sampling-importance resampling: j out of the user's cache with probability softmax(s_uj - s_ui - log q_j).
 
     The second of the method's two steps; the first, the cache of ``cache`` items resampled once an epoch from
-    ``candidates`` by softmax(s - log q), is in ``caches.py``. The published code weights the losses by these
-    probabilities; one draw has the same expectation.
+    ``candidates`` by softmax(s), is in ``caches.py``, and log q_j is the logarithm of the weight with which j came into
+    it. The published code weights the losses by these probabilities; one draw has the same expectation.
     """
     logits = batch.scores - batch.positive_scores[:, None]
     return Choice(_draw((logits if batch.log_q is None else logits - batch.log_q).softmax(dim=1), batch.generator))
@@ -125,9 +125,9 @@ def srns(
     batch: PoolBatch, alpha: float = 5.0, warmup: int = 50, temperature: float = 10.0, candidates: int = 64
 ) -> Choice:
     """Score and variance: j = argmax sigmoid(s_uj - s_ui) + alpha min(1, t / warmup) std_j out of the user's cache,
-    std_j over the candidate's scores in the last five epochs t (SRNS, equation 5; real-data form of the code).
+    std_j of sigmoid(s_uj - s_ui) over the last five epochs t (SRNS, equation 5; real-data form of the code).
 
-    The cache, refreshed once an epoch by softmax(score / temperature), is in ``caches.py``.
+    The cache, drawn anew after every batch by softmax(score / temperature), is in ``caches.py``.
     """
     assert batch.spread is not None
     value = torch.sigmoid(batch.scores - batch.positive_scores[:, None])

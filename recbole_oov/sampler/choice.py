@@ -23,7 +23,7 @@ class PoolBatch:
         positive: The positive's vectors. (B, L, d)
         pool: The candidates' vectors. (B, P, L, d). None, as the two above, where not asked for.
         log_q: log of the probability each candidate was drawn with, up to a constant; None where uniform. (B, P)
-        spread: Standard deviation of each candidate's recent scores; for SRNS alone. (B, P)
+        spread: Standard deviation of sigmoid(s_uj - s_ui) over recent epochs; for SRNS alone. (B, P)
         epoch: The epoch, from 0.
         generator: Of all randomness.
     """

@@ -79,8 +79,7 @@ class Drawing:
         self.sampler, self.base, self.pools = sampler, base, pools
         self.size = int(options["pool"])
         self.options = {key: value for key, value in options.items() if key != "pool"}
-        self.source = _source(sampler, options, pools)
-        self._alpha = float(options["alpha"]) if sampler.source == "popularity" else None
+        self.source = _source(sampler, options, base, pools)
         self._accepted = set(inspect.signature(sampler.choose).parameters)
         self.epoch = 0
         pools.check(self.size)
@@ -103,6 +102,7 @@ class Drawing:
         batch = scored if scored is not None else self.scored(interaction, pool)
         options = {key: value for key, value in self.options.items() if key in self._accepted}
         chosen: Choice = self.sampler.choose(batch, **options)
+        self.source.renew(interaction[self.base.model.USER_ID], self.base.scores)
         return chosen
 
     @torch.no_grad()
@@ -117,6 +117,7 @@ class Drawing:
         of_vectors: dict[str, Tensor] = {}
         if self.sampler.mixes if vectors is None else vectors:
             assert isinstance(base, VectorModel)
+            base.work.scored += pool.numel() + len(users)
             of_vectors = {
                 "user": base.user_layers(base.user_vectors(users)),
                 "positive": base.item_layers(positives),
@@ -125,8 +126,8 @@ class Drawing:
         return PoolBatch(
             scores[:, 1:],
             scores[:, 0],
-            log_q=None if self._alpha is None else self.pools.log_probability(pool, self._alpha),
-            spread=self.source.spread(users, pool),
+            log_q=self.source.log_q(users, pool),
+            spread=self.source.spread(users, positives, pool),
             epoch=self.epoch,
             generator=self.pools.generator,
             **of_vectors,
@@ -176,7 +177,7 @@ def negative_vector(
     return base.merge(mixed), shares
 
 
-def _source(sampler: Sampler, options: Mapping[str, Any], pools: NegativePools) -> FreshPools:
+def _source(sampler: Sampler, options: Mapping[str, Any], base: BaseModel, pools: NegativePools) -> FreshPools:
     if sampler.source == "uniform":
         return FreshPools(pools)
     if sampler.source == "popularity":
@@ -184,7 +185,7 @@ def _source(sampler: Sampler, options: Mapping[str, Any], pools: NegativePools) 
     if sampler.source == "adasir":
         return AdaSIRCache(pools, options["cache"], options["candidates"])
     if sampler.source == "srns":
-        return SRNSCache(pools, options["pool"], options["candidates"], options["temperature"])
+        return SRNSCache(pools, base, options["pool"], options["candidates"], options["temperature"])
     raise ConfigError(
         f"sampler: {sampler.name} names the source {sampler.source!r}; there are uniform, popularity, adasir and srns"
     )

@@ -64,27 +64,37 @@ class Mixture:
         self.base.begin_step()
         if not isinstance(self.base, VectorModel):
             at = int(torch.multinomial(self.weights, 1, generator=self._cpu_generator()))
-            candidate = self.candidates(interaction, only=at)[at]
+            candidate = self.candidates(interaction, [at])[at]
             return self.base.item_loss(interaction, items_of(candidate))
         return self.mixed_loss(interaction, self.candidates(interaction))
 
     def mixed_loss(self, interaction: Interaction, candidates: dict[int, Candidate]) -> Tensor:
-        """The loss of sum_k p_k e_k, each sampler's items regularised with weight p_k."""
+        """The loss of sum_k p_k e_k, each sampler's items regularised with weight p_k.
+
+        The sum is over those that were asked, with p made to sum to one among them.
+        """
         assert isinstance(self.base, VectorModel)
         mixed: Tensor | None = None
         shares: list[tuple[Tensor, float]] = []
+        asked = float(self.weights[list(candidates)].sum())
         for at, candidate in candidates.items():
-            weight = float(self.weights[at])
+            weight = float(self.weights[at]) / asked
             vector, of_one = negative_vector(self.base, interaction, candidate.pool, candidate.choice)
             mixed = weight * vector if mixed is None else mixed + weight * vector
             shares += [(items, weight * share) for items, share in of_one]
         assert mixed is not None
         return self.base.vector_loss(interaction, mixed, shares)
 
+    def some(self, n: int) -> list[int]:
+        """The places of n samplers, drawn by p without replacement; of all with p > 0 where those are fewer."""
+        n = min(n, int((self.weights > 0).sum()))
+        return sorted(torch.multinomial(self.weights, n, generator=self._cpu_generator()).tolist())
+
     @torch.no_grad()
-    def candidates(self, interaction: Interaction, only: int | None = None) -> dict[int, Candidate]:
-        """What each sampler with p > 0 chooses, by its place; or the one at ``only``."""
-        places = [only] if only is not None else [at for at in range(len(self.drawings)) if self.weights[at] > 0]
+    def candidates(self, interaction: Interaction, places: Sequence[int] | None = None) -> dict[int, Candidate]:
+        """What each sampler at ``places`` chooses, by its place; without them every sampler with p > 0."""
+        if places is None:
+            places = [at for at in range(len(self.drawings)) if self.weights[at] > 0]
         users = interaction[self.base.model.USER_ID]
         shared = [self.drawings[at] for at in places if _takes_uniform(self.drawings[at])]
         pool = self.pools.uniform(users, max((drawing.size for drawing in shared), default=0))
@@ -118,6 +128,13 @@ class Mixture:
 
     def _cpu_generator(self) -> torch.Generator | None:
         return self.pools.generator if self.pools.device.type == "cpu" else None
+
+
+def first_rows(candidate: Candidate, n: int) -> Candidate:
+    """What was chosen for the first n rows of a batch."""
+    choice = candidate.choice
+    share = None if choice.positive_share is None else choice.positive_share[:n]
+    return Candidate(candidate.pool[:n], Choice(choice.index[:n], share))
 
 
 def items_of(candidate: Candidate) -> Tensor:

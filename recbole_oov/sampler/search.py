@@ -121,6 +121,7 @@ def validation_gradient(base: VectorModel, valid: Interaction, negatives: Tensor
     model = base.model
     users, positives = valid[model.USER_ID], valid[model.ITEM_ID]
     items = torch.cat([positives[:, None], negatives], dim=1)
+    base.work.learned += items.numel()
     user = base.user_vectors(users).detach().requires_grad_()
     layers = base.item_layers(items).detach().requires_grad_()
     scores = base.score(user[:, None], base.merge(layers))
@@ -138,6 +139,7 @@ def _product(
     model, choice = base.model, candidate.choice
     users, positives = train[model.USER_ID], train[model.ITEM_ID]
     chosen = candidate.pool.gather(1, choice.index if choice.index.dim() == 2 else choice.index[:, None])  # (B, C)
+    base.work.learned += len(users) + chosen.numel()
     user = base.user_vectors(users).detach().requires_grad_()
     positive = base.item_layers(positives).detach().requires_grad_()
     layers = base.item_layers(chosen).detach().requires_grad_()  # (B, C, L, d)
@@ -158,6 +160,7 @@ def _parameter_products(
     model = base.model
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     items = torch.cat([valid[model.ITEM_ID][:, None], negatives], dim=1)
+    base.work.learned += items.numel()
     rows = {model.USER_ID: valid[model.USER_ID].repeat_interleave(items.shape[1]), model.ITEM_ID: items.reshape(-1)}
     scores = model.predict(Interaction(rows)).view(items.shape)
     direction = _gradient(sampled_softmax(scores[:, 0], scores[:, 1:]), parameters)

@@ -2,8 +2,9 @@
 
 A search has two halves: probabilities over all samplers are learned while one model trains on their mixture
 (``sampler.search``); the finalists are then trained one by one and compared on validation users that did not steer the
-probabilities. The baselines spend the same budget otherwise: ``random`` compares some samplers drawn by lot,
-``halving`` all of them by successive halving, ``mixture`` nothing.
+probabilities (``sampler.contest``). The baselines spend the same budget otherwise: ``random`` compares some samplers
+drawn by lot, ``halving`` all of them by successive halving, ``mixture`` nothing. The budget is counted work
+(``sampler.work``), so that no search is longer for having fewer but dearer epochs, and equal seeds find equal samplers.
 """
 
 from __future__ import annotations
@@ -26,31 +27,24 @@ from recbole_oov.errors import ConfigError
 from recbole_oov.processes import share_of, sum_of_all
 from recbole_oov.sampler.base_models import BaseModel, base_model_of, check_learns_from_negatives
 from recbole_oov.sampler.choice import Sampler, get_sampler
+from recbole_oov.sampler.contest import Contender, Values, halving_sizes
 from recbole_oov.sampler.drawing import Drawing, read_sampler
-from recbole_oov.sampler.mixture import Mixture
+from recbole_oov.sampler.mixture import Mixture, first_rows
 from recbole_oov.sampler.pools import NegativePools
 from recbole_oov.sampler.search import Architecture, Steering, gradient_products
+from recbole_oov.sampler.work import dns_epoch
 from recbole_oov.trainer.pool_sampling import PoolSamplingMixin, PositiveLoader, positive_loader
 from recbole_oov.trainer.search_plot import save_plot
 
 Options = dict[str, Any]
 
-
-@dataclass
-class Contender:
-    """One sampler in the comparison on validation."""
-
-    name: str
-    options: Options
-    drawing: Drawing
-    epochs: int = 0
-    score: float = -math.inf
-    state: Options | None = None
+_OF_THE_TRUNK = 0.25
+"""The part of the comparison's budget that trains the weights from which the finalists start."""
 
 
 @dataclass
 class SearchReport:
-    """What a search did, as it is logged, plotted and saved."""
+    """What a search did, as it is logged, plotted and saved. Work is counted in epochs of DNS."""
 
     kind: str
     base_model: str
@@ -62,6 +56,9 @@ class SearchReport:
     finalists: dict[str, float] = field(default_factory=dict)
     contender_epochs: dict[str, int] = field(default_factory=dict)
     search_epochs: int = 0
+    trunk_epochs: int = 0
+    gradient_work: float = 0.0
+    comparison_work: float = 0.0
     gradient_seconds: float = 0.0
     comparison_seconds: float = 0.0
     seconds: float = 0.0
@@ -140,22 +137,26 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             n_negatives=config["steering_negatives"],
             seed=config["seed"],
         )
-        weights: Options | None = None
         if report.kind == "mixture":
             report.chosen = "mixture"
             self._use(self._chosen(report, samplers))
             return report, None
+        weights: Options | None = None
         begun = time.perf_counter()
-        places, budget = list(range(len(samplers))), config["search_budget"]
+        places = list(range(len(samplers)))
+        unit = dns_epoch(len(train_data._dataset.inter_feat), config["pool"] or get_sampler("dns").pool)
+        budget = config["search_budget"] * unit
         if report.kind == "gradient":
-            places, weights = self._gradient_search(samplers, valid_data, report)
-            budget -= 2 * report.search_epochs
+            places, weights, spent = self._gradient_search(samplers, valid_data, budget // 2, report)
+            report.gradient_work = spent / unit
+            budget -= spent
         elif report.kind == "random":
             lots = np.random.default_rng(config["seed"]).permutation(len(samplers))
             places = sorted(lots[: config["finalists"]].tolist())
         report.gradient_seconds = time.perf_counter() - begun
         begun = time.perf_counter()
-        winner = self._compare([samplers[at] for at in places], budget, weights, valid_data, report)
+        winner, spent = self._compare([samplers[at] for at in places], budget, weights, valid_data, report)
+        report.comparison_work = spent / unit
         report.comparison_seconds = time.perf_counter() - begun
         report.chosen, report.options = winner.name, winner.options
         self._use(self._chosen(report, samplers))
@@ -172,9 +173,13 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
     # ---- the gradient search ----
 
     def _gradient_search(
-        self, samplers: list[tuple[Sampler, Options]], valid_data: Any, report: SearchReport
-    ) -> tuple[list[int], Options | None]:
-        """Learn the probabilities; returns the finalists' places and the weights that ``initialisation`` asks for."""
+        self, samplers: list[tuple[Sampler, Options]], valid_data: Any, budget: int, report: SearchReport
+    ) -> tuple[list[int], Options | None, int]:
+        """Learn the probabilities, for ``search_epochs`` or until another epoch would go beyond ``budget``.
+
+        Returns:
+            The finalists' places, the weights that ``initialisation`` asks for, and the work.
+        """
         config = self.config
         mixture = Mixture(samplers, self._base, self._new_pools())
         architecture = Architecture(
@@ -186,11 +191,14 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         )
         self._use(mixture)
         kept: Options | None = None
-        best = -math.inf
+        best, spent, dearest = -math.inf, 0, 0
         for epoch in range(config["search_epochs"]):
+            if epoch and spent + dearest > budget:
+                break
             mixture.weights = architecture.probabilities(epoch).detach()
-            step = _AlphaSteps(self, mixture, architecture, epoch, config["alpha_every"])
-            super(PoolSamplingMixin, self)._train_epoch(self._begin_epoch(epoch), epoch, step.loss, False)
+            step = _AlphaSteps(self, mixture, architecture, epoch)
+            work = self._work_of(lambda epoch=epoch, step=step: self._train_once(epoch, step.loss))  # type: ignore[misc]
+            spent, dearest = spent + work, max(dearest, work)
             for at in architecture.end_epoch(epoch):
                 report.dropped[report.samplers[at]] = epoch
             report.trajectory.append(architecture.trajectory[-1])
@@ -201,13 +209,16 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
                 kept = self._weights()
             if config["initialisation"] == "warm" and (score := self._selection_score(valid_data)) > best:
                 best, kept = score, self._weights()
-        return finalists(architecture, [sampler for sampler, _ in samplers], config["finalists"]), kept
+        kinds = [sampler for sampler, _ in samplers]
+        return finalists(architecture, kinds, config["finalists"], trunk_name(config["trunk"])), kept, spent
 
     def steer(self, interaction: Interaction, mixture: Mixture, candidates: Any) -> Tensor:
         """h_k of a training batch against a batch of steering rows. (K,)"""
         valid, negatives = self._steering.batch(self.model.USER_ID, self.model.ITEM_ID)
-        n = len(mixture.drawings)
-        own = gradient_products(self._base, interaction, candidates, valid, negatives, n)
+        n, rows = len(mixture.drawings), self.config["steering_batch_size"]
+        some = Interaction({name: column[:rows] for name, column in interaction.interaction.items()})
+        first = {at: first_rows(candidate, rows) for at, candidate in candidates.items()}
+        own = gradient_products(self._base, some, first, valid, negatives, n)
         # The steering rows are the same in all processes: the mean is the product with the whole batch's gradient.
         part = self._positives.part if self._positives is not None else 1.0
         return sum_of_all(self.config, part * own)
@@ -221,55 +232,99 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         weights: Options | None,
         valid_data: Any,
         report: SearchReport,
-    ) -> Contender:
-        """Train each sampler, in rounds of equal cost, and drop the worse half after each but for ``random``."""
-        start = weights if weights is not None else self._start
-        contenders = [
-            Contender(s.name, options, Drawing(s, options, self._base, self._new_pools())) for s, options in samplers
-        ]
-        for contender in contenders:
-            contender.state = {"model": start, "loader": None, "optimizer": None}
+    ) -> tuple[Contender, int]:
+        """Train the samplers in rounds of equal shares of the budget, with as many epochs for each, and drop the worse
+        half after each round but for ``random``. The baselines start each sampler from the beginning, the finalists
+        start where the trunk ends.
+        """
+        start: Options = {"model": weights if weights is not None else self._start, "loader": None, "optimizer": None}
+        contenders, spent = [self._contender(sampler, options, start) for sampler, options in samplers], 0
+        if report.kind == "gradient":
+            trunk = self._contender(*self._trunk(samplers), start)
+            spent = self._advance(trunk, 1, None)
+            spent += self._advance(trunk, int(_OF_THE_TRUNK * budget / spent) - 1, None)
+            report.trunk_epochs = trunk.epochs
+            for contender in contenders:
+                contender.state, contender.epochs = trunk.state, trunk.epochs
         alive = list(contenders)
         sizes = [len(alive)] if report.kind == "random" else halving_sizes(len(alive))
-        for size in sizes:
+        for n, size in enumerate(sizes):
             alive = sorted(alive, key=lambda contender: -contender.score)[:size]
-            for contender in alive:
-                self._advance(contender, max(1, round(budget / len(sizes) / size)), valid_data)
+            # The finalists' first round may be rounded up: it counts most for how well they are told apart.
+            early = report.kind == "gradient" and n + 1 < len(sizes)
+            spent += self._round(alive, (budget - spent) / (len(sizes) - n), valid_data, rounded_up=early)
         report.finalists = {contender.name: contender.score for contender in contenders}
         report.contender_epochs = {contender.name: contender.epochs for contender in contenders}
-        return max(alive, key=lambda contender: contender.score)
+        return max(alive, key=lambda contender: contender.score), spent
 
-    def _advance(self, contender: Contender, epochs: int, valid_data: Any) -> None:
-        """Train a contender for some more epochs; its score is its best on the selecting users."""
-        assert contender.state is not None
+    def _trunk(self, samplers: list[tuple[Sampler, Options]]) -> tuple[Sampler, Options]:
+        """The trunk's sampler: with the options of the candidate of that name, where only a name is given."""
+        value = self.config["trunk"]
+        same = [(sampler, options) for sampler, options in samplers if sampler.name == value]
+        return same[0] if same else read_sampler(with_pool(value, self.config["pool"]))
+
+    def _round(self, alive: list[Contender], budget: float, valid_data: Any, *, rounded_up: bool) -> int:
+        """Train each contender for as many epochs as the budget has work for, at least one; returns the work."""
+        spent, done, each = 0, 0, 0.0
+        while True:
+            left = (budget - spent) / each + (0.5 if rounded_up else 0.0) if done else 1
+            # No more at a time than have been measured: the epochs of a sampler with a memory grow dearer.
+            epochs = min(int(left), max(1, done))
+            if epochs < 1:
+                return spent
+            work = sum(self._advance(contender, epochs, valid_data) for contender in alive)
+            spent, done, each = spent + work, done + epochs, work / epochs
+
+    def _contender(self, sampler: Sampler, options: Options, start: Options) -> Contender:
+        drawing = Drawing(sampler, options, self._base, self._new_pools())
+        return Contender(sampler.name, options, drawing, start, by_the_last=self.config["search"] == "gradient")
+
+    def _advance(self, contender: Contender, epochs: int, valid_data: Any) -> int:
+        """Train a contender for some more epochs, and judge it on validation where there is any; returns the work."""
+        if epochs < 1:
+            return 0
         self._load_weights(contender.state["model"], contender.state["optimizer"])
         self._use(contender.drawing)
         if contender.state["loader"] is not None:
             self._positives.generator.set_state(contender.state["loader"])  # type: ignore[union-attr]
-        every = max(1, int(self.config["eval_step"]))
+        every, spent = max(1, int(self.config["eval_step"])), 0
         for at in range(1, epochs + 1):
-            loader = self._begin_epoch(contender.epochs)
-            super(PoolSamplingMixin, self)._train_epoch(loader, contender.epochs, contender.drawing.loss)
+            spent += self._work_of(lambda: self._train_once(contender.epochs, contender.drawing.loss))
             contender.epochs += 1
-            if at % every == 0 or at == epochs:
-                contender.score = max(contender.score, self._selection_score(valid_data))
+            if valid_data is not None and (contender.epochs % every == 0 or at == epochs):
+                contender.judged(self._selection_values(valid_data))
         contender.state = {
             "model": self._weights(),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "loader": self._positives.generator.get_state(),  # type: ignore[union-attr]
         }
+        return spent
+
+    def _train_once(self, epoch: int, loss: Any) -> None:
+        super(PoolSamplingMixin, self)._train_epoch(self._begin_epoch(epoch), epoch, loss)
+
+    def _work_of(self, training: Callable[[], None]) -> int:
+        """The work of some training, of all processes together."""
+        before = self._base.work.total
+        training()
+        return int(sum_of_all(self.config, torch.tensor([self._base.work.total - before]))[0])
 
     def _selection_score(self, valid_data: Any) -> float:
         """``valid_metric``, larger is better, over the validation users who did not steer."""
+        return float(self._selection_values(valid_data).mean())
+
+    def _selection_values(self, valid_data: Any) -> Values:
+        """``valid_metric`` of each validation user who did not steer, larger is better; of all without steering."""
         self.evaluate(valid_data, load_best_model=False, show_progress=False)
         last: Any = getattr(self, "last_evaluation", None)
         if last is None:
             raise ConfigError(
                 "AutoSample: build the trainer with recbole_oov.runner, whose evaluation tells users apart"
             )
-        selecting = np.isin(last.users["overall"], self._steering.selecting_users.cpu().numpy())
-        score = float(last.per_user["overall"][self.valid_metric][selecting].mean())
-        return score if self.valid_metric_bigger else -score
+        values: Values = last.per_user["overall"][self.valid_metric]
+        if self.config["search"] == "gradient":
+            values = values[np.isin(last.users["overall"], self._steering.selecting_users.cpu().numpy())]
+        return values if self.valid_metric_bigger else -values
 
     # ---- parts ----
 
@@ -352,13 +407,12 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
 
 
 class _AlphaSteps:
-    """The loss of a search epoch: the mixture's, with a step of the probabilities every few batches."""
+    """The loss of a search epoch: that of some samplers, drawn by p, or of all where the probabilities make a step."""
 
-    def __init__(
-        self, trainer: AutoSampleTrainer, mixture: Mixture, architecture: Architecture, epoch: int, every: int
-    ) -> None:
+    def __init__(self, trainer: AutoSampleTrainer, mixture: Mixture, architecture: Architecture, epoch: int) -> None:
         self.trainer, self.mixture, self.architecture = trainer, mixture, architecture
-        self.epoch, self.every, self._batch = epoch, every, 0
+        self.every, self.width = trainer.config["alpha_every"], trainer.config["search_width"]
+        self.epoch, self._batch = epoch, 0
 
     def loss(self, interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
         steer = self._batch % self.every == 0
@@ -367,7 +421,7 @@ class _AlphaSteps:
         if not steer and not base.has_vectors:
             return mixture.loss(interaction)
         base.begin_step()
-        candidates = mixture.candidates(interaction)
+        candidates = mixture.candidates(interaction, None if steer else mixture.some(self.width))
         if steer:
             self.architecture.step(self.epoch, self.trainer.steer(interaction, mixture, candidates))
             mixture.weights = self.architecture.probabilities(self.epoch).detach()
@@ -384,22 +438,22 @@ def with_pool(value: Any, pool: int | None) -> Any:
     return {"pool": pool, **options} if pool is not None and chooses else options
 
 
-def halving_sizes(n: int) -> list[int]:
-    """How many contenders each round of successive halving has: n, then half, down to two."""
-    sizes = [n]
-    while sizes[-1] > 2:
-        sizes.append(math.ceil(sizes[-1] / 2))
-    return sizes
+def trunk_name(value: Any) -> str:
+    """The name of the trunk's sampler."""
+    return read_sampler(value)[0].name
 
 
-def finalists(architecture: Architecture, samplers: list[Sampler], n: int) -> list[int]:
+def finalists(architecture: Architecture, samplers: list[Sampler], n: int, always: str | None = None) -> list[int]:
     """The places of the n samplers to compare: half of them, rounded up, real-item samplers with the largest p, the
     others mixing samplers with the largest p; where one kind has too few, more of the other.
 
     The kinds are ranked apart because the criterion undervalues mixing samplers: their negative contains the positive,
-    which shrinks their gradient, while trained to the end they are often the best.
+    which shrinks their gradient, while trained to the end they are often the best. The one called ``always``, where it
+    is a candidate, is ranked first of its kind: the criterion looks one step ahead, and in the first epochs that is in
+    favour of easy negatives, so that the sampler which the trunk was trained with is compared whatever its p.
     """
     order = torch.tensor(architecture.trajectory[-1]).argsort(descending=True).tolist()
+    order.sort(key=lambda at: samplers[at].name != always)  # stable: all others stay in the order of p
     real = [at for at in order if not samplers[at].mixes]
     mixing = [at for at in order if samplers[at].mixes]
     n_mixing = min(len(mixing), max(n // 2, n - len(real)))
@@ -422,8 +476,14 @@ def report_lines(report: SearchReport) -> list[str]:
     for name, score in sorted(report.finalists.items(), key=lambda pair: -pair[1]):
         lines.append(
             f"[Search] compared on validation: {name} {score:.4f} after {report.contender_epochs[name]} epochs"
+            + (f", the first {report.trunk_epochs} shared" if report.trunk_epochs else "")
         )
     lines.append(f"[Search] chosen for {report.base_model}: {report.chosen} {report.options}")
+    if report.gradient_work + report.comparison_work:
+        lines.append(
+            f"[Search] counted work, in epochs of dns: {report.gradient_work:.1f} for the probabilities, "
+            f"{report.comparison_work:.1f} for the comparison"
+        )
     ratio = report.seconds / max(report.final_seconds, 1e-9)
     lines.append(
         f"[Search] cost: {report.seconds:.1f} s, {ratio:.2f} times the {report.final_seconds:.1f} s "

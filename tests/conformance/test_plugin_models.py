@@ -15,7 +15,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ClusterPop": WALKS,
     "AutoSample": {
         "samplers": ["uniform", "dns"],
-        "search_budget": 6,
+        "search_budget": 16,
         "search_epochs": 2,
         "finalists": 2,
         "epochs": 20,

@@ -15,10 +15,25 @@ from recbole_oov import runner
 from recbole_oov.cli import main
 from recbole_oov.errors import ConfigError
 from recbole_oov.sampler import NegativePools
+from recbole_oov.sampler.work import dns_epoch
 from recbole_oov.trainer.autosample import AutoSampleTrainer
 
 RANDOM = "{'split': {'RS': [0.8, 0.1, 0.1]}, 'order': 'RO', 'group_by': 'user', 'mode': 'full'}"
-SEARCH = {"samplers": "[uniform, dns, mixgcf]", "pool": 4, "search_epochs": 2, "search_budget": 10, "finalists": 2}
+SEARCH = {
+    "samplers": "[uniform, dns, mixgcf]",
+    "pool": 4,
+    "finalists": 2,
+    "search_budget": 16,
+    "search_epochs": 2,
+    "alpha_every": 2,
+    "steering_batch_size": 64,
+    "steering_negatives": 8,
+}
+ALL = (
+    "[uniform, popularity, dns, dns_mn, softmax, {name: adasir, cache: 16, candidates: 16}, mixgcf, dins, ahns, "
+    "{name: srns, pool: 4, candidates: 8}]"
+)
+"""All ten, with caches of a size that suits four hundred rows."""
 
 
 def options(data_path: Path, **more: Any) -> dict[str, Any]:
@@ -110,12 +125,67 @@ def test_from_scratch_the_result_is_that_of_the_chosen_sampler_alone(data_path: 
     assert result == alone
 
 
-@pytest.mark.parametrize("search", ["random", "halving", "mixture"])
-def test_the_baselines_spend_no_more_than_the_budget(data_path: Path, search: str) -> None:
-    experiment, result = train(data_path, "AutoSample", base_model="BPR", search=search, **SEARCH)
+def work_of(data_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, **more: Any) -> tuple[Any, int, int]:
+    """The trainer after its training; the counted work, and the evaluations on validation, of that training."""
+    from recbole_oov.sampler.base_models import BaseModel
+
+    bases: list[Any] = []
+    stock = BaseModel.__init__
+    with monkeypatch.context() as patched:
+        patched.setattr(BaseModel, "__init__", lambda self, *a, **k: (stock(self, *a, **k), bases.append(self))[0])
+        experiment = runner.prepare(model, "circles", config_dict=options(data_path, **more), argv=[])
+        trainer, evaluations = experiment.trainer, []
+        own = trainer.evaluate
+        trainer.evaluate = lambda *a, **k: (evaluations.append(1), own(*a, **k))[1]
+        if model == "AutoSample":
+            trainer.remember(experiment.train_data, experiment.valid_data)
+            trainer._start = trainer._weights()
+            trainer._new_optimizer = trainer.optimizer.state_dict()
+            trainer.search(experiment.train_data, experiment.valid_data)
+        else:
+            trainer.fit(experiment.train_data, experiment.valid_data, saved=False, show_progress=False)
+    return trainer, sum(base.work.total for base in bases), len(evaluations)
+
+
+@pytest.mark.parametrize("search", ["gradient", "random", "halving"])
+def test_a_search_costs_at_most_two_and_a_half_runs_of_dns(
+    data_path: Path, search: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default budget and all ten samplers against a run of DNS of 23 epochs, as it takes on ml-100k with BPR."""
+    sampler = {"name": "dns", "pool": 8}
+    dns, one, n_evaluations = work_of(data_path, "BPR", monkeypatch, sampler=sampler, epochs=23, stopping_step=23)
+    assert len(dns.train_loss_dict) == 23 and n_evaluations == 23
+    rows = len(dns._positives.rows["user_id"])
+    assert one == pytest.approx(23 * dns_epoch(rows, 8), rel=0.01), "what the budget calls an epoch of dns"
+    own = {"base_model": "BPR", "pool": 8, "search": search, "samplers": ALL}
+    trainer, cost, evaluations = work_of(data_path, "AutoSample", monkeypatch, **own)
+    assert cost <= 2.5 * one and evaluations <= 2.5 * n_evaluations
+    report = trainer.search_report
+    assert len(report.samplers) == 10
+    assert report.gradient_work + report.comparison_work == pytest.approx(cost / dns_epoch(rows, 8), rel=0.01)
+    assert cost > 0.6 * 56 * dns_epoch(rows, 8), "the budget is used, by all searches alike"
+
+
+def test_the_mixture_costs_no_search(data_path: Path) -> None:
+    experiment, result = train(data_path, "AutoSample", base_model="BPR", search="mixture", **SEARCH)
     report = experiment.trainer.search_report
-    assert sum(report.contender_epochs.values()) <= 12 and report.search_epochs == 0
-    assert result and (report.chosen == "mixture") == (search == "mixture")
+    assert result and report.chosen == "mixture" and report.comparison_work == report.gradient_work == 0
+
+
+def test_the_finalists_start_where_the_trunk_ends(data_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[Any] = []
+    stock = AutoSampleTrainer._advance
+
+    def advance(self: Any, contender: Any, epochs: int, valid_data: Any) -> int:
+        if valid_data is not None and not contender.scores:
+            starts.append((contender.epochs, contender.state["model"]["base.item_embedding.weight"].clone()))
+        return stock(self, contender, epochs, valid_data)
+
+    monkeypatch.setattr(AutoSampleTrainer, "_advance", advance)
+    experiment, _ = train(data_path, "AutoSample", base_model="BPR", **{**SEARCH, "search_budget": 40})
+    epochs = experiment.trainer.search_report.trunk_epochs
+    assert epochs > 1 and [epoch for epoch, _ in starts] == [epochs, epochs]
+    assert torch.equal(starts[0][1], starts[1][1])
 
 
 @pytest.mark.parametrize("initialisation", ["rewind", "warm"])

@@ -18,7 +18,7 @@ YAMLS = sorted(properties_folder().rglob("*.yaml"))
 FAST = ["--dataset=circles", "--epochs=1", "--show_progress=False", "--MAX_ITEM_LIST_LENGTH=12"]
 WALKS = ["--walks_per_node=2", "--walk_length=10", "--walk_epochs=1", "--n_clusters=3"]
 
-SEARCH = ["--samplers=[uniform, dns]", "--pool=4", "--search_epochs=1", "--search_budget=4", "--leak_guard=warn"]
+SEARCH = ["--samplers=[uniform, dns]", "--pool=4", "--search_epochs=1", "--search_budget=16", "--leak_guard=warn"]
 
 
 def commands(text: str) -> list[str]:

@@ -72,7 +72,7 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
             "samplers": ["uniform", "dns"],
             "pool": 3,
             "search_epochs": 1,
-            "search_budget": 4,
+            "search_budget": 8,
             "alpha_every": 2,
             "finalists": 2,
             "valid_metric": "ndcg@5",

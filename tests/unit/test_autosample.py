@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,10 +18,11 @@ from torch import Tensor, nn
 from recbole_oov.errors import ConfigError
 from recbole_oov.sampler import Choice, NegativePools, get_sampler
 from recbole_oov.sampler.base_models import BPRModel
+from recbole_oov.sampler.contest import Contender, halving_sizes
 from recbole_oov.sampler.drawing import read_sampler
 from recbole_oov.sampler.mixture import Candidate, Mixture
 from recbole_oov.sampler.search import Architecture, Steering, gradient_products, sampled_softmax
-from recbole_oov.trainer.autosample import finalists, halving_sizes
+from recbole_oov.trainer.autosample import finalists
 
 CONFIG = {"LABEL_FIELD": "label"}
 
@@ -260,6 +263,9 @@ def test_real_and_mixing_samplers_are_ranked_apart() -> None:
     assert finalists(architecture, samplers, 3) == [0, 1, 3]
     assert finalists(architecture, samplers, 5) == [0, 1, 2, 3, 4]
     assert finalists(architecture, samplers, 1) == [0]
+    assert finalists(architecture, samplers, 4, "dns_mn") == [0, 2, 3, 4], "with the trunk's sampler, whatever its p"
+    assert finalists(architecture, samplers, 2, "dins") == [0, 4]
+    assert finalists(architecture, samplers, 4, "srns") == [0, 1, 3, 4], "which is no candidate"
     architecture.trajectory.append([0.4, 0.3, 0.3])
     assert finalists(architecture, samplers[:3], 2) == [0, 1]
     architecture.trajectory.append([0.4, 0.6])
@@ -268,6 +274,29 @@ def test_real_and_mixing_samplers_are_ranked_apart() -> None:
 
 def test_halving_keeps_the_better_half_down_to_two() -> None:
     assert halving_sizes(10) == [10, 5, 3, 2] and halving_sizes(4) == [4, 2] and halving_sizes(2) == [2]
+
+
+def test_a_contender_is_judged_by_its_best_or_by_where_it_leads() -> None:
+    best, latest = (Contender("dns", {}, None, {}, by_the_last=last) for last in (False, True))  # type: ignore[arg-type]
+    assert best.score == latest.score == -math.inf
+    for value in (0.5, 0.1, 0.2, 0.4):
+        for contender in (best, latest):
+            contender.judged(np.array([value, value]))
+    assert best.score == 0.5 and latest.score == pytest.approx(0.3)
+
+
+def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None:
+    base, source, rows = toy()
+    mixture = mixture_of(base, source)
+    mixture.weights = torch.tensor([0.6, 0.4, 0.0, 0.0], dtype=torch.float64)
+    assert mixture.some(1) in ([0], [1]) and mixture.some(3) == [0, 1]
+    share = sum(mixture.some(1) == [0] for _ in range(2000)) / 2000
+    assert share == pytest.approx(0.6, abs=0.04)
+    mixture.weights = torch.tensor([0.5, 0.3, 0.1, 0.1], dtype=torch.float64)
+    some = mixture.candidates(rows, [1, 2])
+    apart = float(mixture.mixed_loss(rows, some).detach())
+    mixture.weights = torch.tensor([0.0, 0.75, 0.25, 0.0], dtype=torch.float64)
+    assert apart == pytest.approx(float(mixture.mixed_loss(rows, some).detach())), "p among those asked sums to one"
 
 
 # ---- options ----
@@ -284,7 +313,11 @@ def test_halving_keeps_the_better_half_down_to_two() -> None:
         ({"base_model": "BPR", "search": "grid"}, r"search: 'grid' is not known"),
         ({"base_model": "BPR", "samplers": ["dns"]}, r"samplers: \['dns'\] must be at least two"),
         ({"base_model": "BPR", "samplers": ["dns", "dnss"]}, r"no sampler called 'dnss'"),
-        ({"base_model": "BPR", "search_budget": 20, "search_epochs": 10}, r"search_budget: 20 epochs leave none"),
+        (
+            {"base_model": "BPR", "search_budget": 15},
+            r"search_budget: 15 is less than four epochs for each of finalists: 4",
+        ),
+        ({"base_model": "BPR", "trunk": "dnss"}, r"trunk: there is no sampler called 'dnss'; did you mean dns"),
         ({"base_model": "BPR", "sampler": "dns"}, r"sampler: AutoSample searches for one"),
         ({"base_model": "BPR", "search": "random", "initialisation": "warm"}, r"takes weights of search: gradient"),
         (

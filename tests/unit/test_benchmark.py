@@ -196,7 +196,7 @@ def users_spec(tmp_path: Path, circles: Any, **changes: Any) -> str:
                 "base_model": "$base",
                 "samplers": ["uniform", {"name": "dns", "pool": 4}],
                 "search_epochs": 1,
-                "search_budget": 4,
+                "search_budget": 16,
             },
         },
         "parts": {

@@ -65,6 +65,24 @@ def test_the_vectors_give_the_model_s_scores_and_loss(built: Any, name: str) -> 
     assert base.item_layers(pool).shape[:3] == (*pool.shape, base.n_layers)
 
 
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_a_snapshot_scores_as_the_model_did(built: Any, name: str) -> None:
+    model, base, rows, pools = built(name)
+    users = rows[model.USER_ID]
+    pool = pools.uniform(users, 3)
+    base.begin_step()
+    before = base.scores(users, pool).clone()
+    past = base.snapshot()
+    weights = {key: value.clone() for key, value in past.model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    base.begin_step()
+    assert torch.allclose(past.scores(users, pool), before, atol=1e-6)
+    assert not torch.allclose(base.scores(users, pool), before, atol=1e-3)
+    assert torch.allclose(base.snapshot(weights).scores(users, pool), before, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["LightGCN", "NGCF"])
 def test_the_gradients_of_a_reused_propagation_are_the_model_s(built: Any, name: str) -> None:
     model, base, rows, pools = built(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -133,37 +132,87 @@ def by_id(users: Tensor, items: Tensor) -> Tensor:
     return items.float()
 
 
-def test_adasir_s_cache_keeps_what_scores_well() -> None:
+def test_adasir_s_cache_keeps_what_scores_well_and_renews_a_random_half() -> None:
     pools = toy_pools()
-    cache = AdaSIRCache(pools, cache=10, candidates=200)
+    cache = AdaSIRCache(pools, cache=400, candidates=200)
     cache.begin_epoch(0, by_id)
     drawn = cache.draw(torch.tensor([1, 2, 3]), 6)
     assert drawn.shape == (3, 6)
     assert float(drawn.float().mean()) > 18, "softmax over ids up to 20 hardly leaves the largest"
     assert not pools.is_positive(torch.tensor([[1], [2], [3]]), drawn).any()
+    cache.begin_epoch(1, lambda users, items: -items.float())
+    assert cache.items is not None
+    # The scores are turned around: what was resampled now has small ids; half of the cache is left from before,
+    # although it scores worst by far.
+    assert float((cache.items[1:4] > 15).float().mean()) == pytest.approx(0.5, abs=0.06)
+    assert float((cache.items[1:4] < 6).float().mean()) == pytest.approx(0.5, abs=0.06)
+
+
+def test_adasir_knows_the_weight_with_which_each_candidate_came() -> None:
+    """Scores log 1 and log 3 of two items: weights 1/4 and 3/4 among as many proposals of each; and the second step
+    takes them out again, so that with unchanged scores every place of the cache is as likely."""
+    users, items = torch.tensor([1, 2, 2]), torch.tensor([1, 2, 3])
+    pools = NegativePools(users, items, n_users=3, n_items=4, seed=1)
+    cache = AdaSIRCache(pools, cache=2000, candidates=2000)
+    scores = torch.tensor([0.0, 0.0, 0.0, math.log(3.0)])
+    cache.begin_epoch(0, lambda users, items: scores[items])
+    user = torch.ones(4000, dtype=torch.long)
+    pool = cache.draw(user, 5)
+    log_q = cache.log_q(user, pool)
+    assert log_q is not None and pool.unique().tolist() == [2, 3]
+    assert float((pool == 3).float().mean()) == pytest.approx(0.75, abs=0.03)
+    assert float(log_q[pool == 3].mean() - log_q[pool == 2].mean()) == pytest.approx(math.log(3.0), abs=1e-5)
+    chosen = c.adasir(PoolBatch(scores[pool], torch.zeros(4000), log_q=log_q, generator=pools.generator)).index
+    assert torch.bincount(chosen).tolist() == pytest.approx([800] * 5, abs=100)
+
+
+class Drift:
+    """A base model whose scores are ids times a weight that changes."""
+
+    def __init__(self, weight: float = 0.0) -> None:
+        self.weight = weight
+        self.model = self
+
+    def snapshot(self, weights: Any = None) -> Drift:
+        return Drift(self.weight if weights is None else float(weights["weight"]))
+
+    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+        return self.weight * items.float()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"weight": torch.tensor(self.weight)}
+
+
+def test_srns_s_spread_is_that_of_the_likelihood_over_five_epochs() -> None:
+    """sigmoid(w (j - i)) over the weights w of the last five epochs; the first of six is forgotten."""
+    pools, base = toy_pools(), Drift()
+    cache = SRNSCache(pools, base, size=4, candidates=8, temperature=1e9)  # type: ignore[arg-type]
+    users, positives = torch.tensor([1, 2]), torch.tensor([1, 2])
+    for epoch, weight in enumerate([50.0, 0.0, 1.0, 0.0, 1.0, 0.0]):
+        base.weight = weight
+        cache.begin_epoch(epoch, base.scores)
+        if epoch == 0:
+            pool = cache.draw(users, 4)
+            assert torch.equal(cache.spread(users, positives, pool), torch.zeros(2, 4)), "one epoch has no spread"
+    spread = cache.spread(users, positives, torch.tensor([[3], [2]]))  # sigmoid(2 w) and sigmoid(0)
+    high, mean = 1 / (1 + math.exp(-2.0)), (3 * 0.5 + 2 / (1 + math.exp(-2.0))) / 5
+    expected = math.sqrt((3 * (0.5 - mean) ** 2 + 2 * (high - mean) ** 2) / 5)
+    assert spread is not None and spread.flatten().tolist() == pytest.approx([expected, 0.0], abs=1e-6)
+    again = SRNSCache(pools, base, size=4, candidates=8, temperature=1e9)  # type: ignore[arg-type]
+    again.load_state_dict(cache.state_dict())
+    assert [past.weight for past in again.past] == [0.0, 1.0, 0.0, 1.0, 0.0]  # type: ignore[attr-defined]
+
+
+def test_srns_draws_the_caches_of_a_batch_anew_and_no_others() -> None:
+    pools, base = toy_pools(), Drift(1.0)
+    cache = SRNSCache(pools, base, size=4, candidates=64, temperature=1.0)  # type: ignore[arg-type]
+    cache.begin_epoch(0, base.scores)
     assert cache.items is not None
     before = cache.items.clone()
-    cache.begin_epoch(1, lambda users, items: -items.float())
-    # Half of the old ones stay in the running; with the scores turned around they lose.
-    assert cache.items[1:4].float().mean() < before[1:4].float().mean() - 5
-
-
-def test_srns_remembers_five_epochs() -> None:
-    pools = toy_pools()
-    cache = SRNSCache(pools, size=4, candidates=1, temperature=1e9)
-    cache.begin_epoch(0, by_id)
-    users = torch.tensor([1, 2, 3])
-    assert torch.equal(cache.spread(users, cache.draw(users, 4)), torch.zeros(3, 4)), "one score has no spread"
-    assert cache.history is not None and cache.items is not None
-    kept: Counter[bool] = Counter()
-    for epoch in range(1, 8):
-        cache.begin_epoch(epoch, lambda users, items, epoch=epoch: items.float() + 100 * (epoch % 2))  # type: ignore[misc]
-        assert not pools.is_positive(users[:, None], cache.items[users]).any()
-        spread = cache.spread(users, cache.draw(users, 4))
-        assert spread is not None
-        kept[bool((spread > 40).any())] += 1
-    assert kept[True] > 0, "an item that stays sees its score go up and down by 100"
-    assert cache.history.shape == (5, 4, 5)
+    cache.renew(torch.tensor([1, 1, 3]), base.scores)
+    assert torch.equal(cache.items[2], before[2]) and not torch.equal(cache.items[1], before[1])
+    assert float(cache.items[[1, 3]].float().mean()) > 17, "by softmax of ids up to 20"
+    assert not pools.is_positive(torch.tensor([[1], [3]]), cache.items[[1, 3]]).any()
 
 
 def test_names_options_and_their_values_are_checked() -> None:
