@@ -96,7 +96,7 @@ class _Head(nn.Module):
     """Logits of all tokens by the tied head; of the second token with the state that the first one came from added.
 
     Args:
-        backbone: OOVLLMRec's.
+        backbone: OOVLLMRec's, as transformers knows it.
     """
 
     def __init__(self, backbone: Any) -> None:
@@ -116,8 +116,9 @@ class _Head(nn.Module):
 
 def _generating(model: Any) -> GPT2LMHeadModel:
     """OOVLLMRec's backbone as transformers generates with, with its cache."""
-    opponent = GPT2LMHeadModel(model.backbone.config)
-    opponent.transformer, opponent.lm_head = model.backbone, _Head(model.backbone)
+    backbone = model.backbone.language_model
+    opponent = GPT2LMHeadModel(backbone.config)
+    opponent.transformer, opponent.lm_head = backbone, _Head(backbone)
     opponent.eval()
     return opponent
 
@@ -155,7 +156,7 @@ def _generated(opponent: GPT2LMHeadModel, model: Any, prompt: Tensor, n_beams: i
 
 def _as_items(model: Any, log_probs: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """The items that pairs of tokens name. (B, N), (B, N, 2) -> (B, N) each"""
-    n_tokens = model.backbone.config.vocab_size
+    n_tokens = model.backbone.language_model.config.vocab_size
     known = model.item_blocks[:, 0] * n_tokens + model.item_blocks[:, 1]
     order = known.argsort()
     wanted = tokens[..., 0] * n_tokens + tokens[..., 1]

