@@ -219,6 +219,7 @@ RULES: dict[str, Rule] = {
     "process_timeout": whole(1),
     "train_positions": one_of("last", "all"),
     "window_stride": NONE | whole(1),
+    "group_lengths": FLAG,
     "resume": FLAG | Rule("a checkpoint's path", lambda v: isinstance(v, str) and v.endswith(".json")),
     "resume_step": whole(0),
     "mask_history": FLAG,

@@ -286,7 +286,7 @@ def test_the_newest_items_of_users() -> None:
         ({"oov_items": "place"}, "oov_items: 'place' is not one of reserved, placed, spread"),
         ({"oov_items": "spread", "decoding": "beam"}, "decoding: beam ends in one cluster"),
         ({"item_augmentation": 0}, "item_augmentation: 0 leaves oov_items: placed nothing"),
-        ({"oov_tokens": "random"}, "oov_tokens: random has no clusters to place items in"),
+        ({"oov_tokens": "random"}, "oov_items: placed maps content to walks and needs oov_tokens: clustered"),
         ({"decoding": "greedy"}, "decoding: 'greedy' is not one of exact, beam"),
         ({"n_beams": 0}, "n_beams: 0 is not allowed"),
     ],
