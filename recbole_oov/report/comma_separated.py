@@ -40,7 +40,12 @@ def _row(table: Table, line: Line, column: tuple[str, str], estimate: Estimate |
     names = [_text(name) for name in (table.name, table.dataset, line.name, *column)]
     place = estimate.place if estimate is not None and estimate.place else ""
     costs = [_or_nothing(line.cost(name)) for name in COSTS]
-    return [*names, *numbers, len(line.rows), place, *tested, *costs, _text(line.problem)]
+    return [_short(cell) for cell in (*names, *numbers, len(line.rows), place, *tested, *costs, _text(line.problem))]
+
+
+def _short(cell: object) -> object:
+    """Nine digits of a number: the last ones depend on how many threads summed it up."""
+    return float(f"{cell:.9g}") if isinstance(cell, float) else cell
 
 
 def _or_nothing(value: float | None) -> object:

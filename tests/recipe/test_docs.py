@@ -218,7 +218,8 @@ def test_the_published_tables_are_made_from_the_published_cells(line: str, monke
     output = Path(re.search(r"--output=(\S+)", line)[1])  # type: ignore[index]
     made = Path.cwd() / output.name
     made.mkdir()
-    shutil.copyfile(ROOT / output / "results.jsonl", made / "results.jsonl")
+    for path in (ROOT / output).glob("*.jsonl"):  # the cells, and where settings were searched for, the trials
+        shutil.copyfile(path, made / path.name)
     monkeypatch.setattr("recbole_oov.report.tables.save_plots", lambda tables, folder: "no plots")
     monkeypatch.chdir(ROOT)
     assert main(words(line.replace(str(output), str(made)))) == 0

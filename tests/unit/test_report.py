@@ -188,7 +188,7 @@ def test_every_format_escapes_names(tmp_path: Path) -> None:
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         read = list(csv.DictReader(file))
     assert {line["model"] for line in read} == {HOSTILE, "'=1+1"}
-    assert float(read[0]["mean"]) == tables[0].lines[0].estimates["overall", "recall@10"].value
+    assert float(read[0]["mean"]) == pytest.approx(tables[0].lines[0].estimates["overall", "recall@10"].value, rel=1e-8)
 
 
 def test_markdown_has_a_table_a_group_and_latex_balances() -> None:
