@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -179,11 +180,16 @@ def _cost(side: Mapping[str, Any], what: str) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
+_PLACE = re.compile(r"^(--(?:output|data_path|plot)=)\S.*?(?=/[^/]+\.\w+$|$)")
+"""The folder in an option that names one, or a file in it."""
+
+
 def circumstances(argv: Sequence[str]) -> dict[str, Any]:
     """Where and with what it was measured."""
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
-        "command": shlex.join(["python", "run_recbole_oov.py", "bench", *argv]),
+        # Where folders lie on this machine is nobody's business.
+        "command": shlex.join(["python", "run_recbole_oov.py", "bench", *(_PLACE.sub(r"\1FOLDER", a) for a in argv)]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "hardware": {

@@ -209,3 +209,10 @@ def test_all_suites_are_chosen_without_a_name() -> None:
     assert command.chosen([]) == list(SUITES.values())
     with pytest.raises(ConfigError):
         command.chosen(["none"])
+
+
+def test_a_record_does_not_say_where_folders_lie() -> None:
+    said = command.circumstances(["groups", "--output=/home/me/out", "--plot=/home/me/out/ratios.svg", "--repeats=5"])[
+        "command"
+    ]
+    assert said.endswith("bench groups --output=FOLDER --plot=FOLDER/ratios.svg --repeats=5")
