@@ -35,9 +35,9 @@ def full_ranking(setting: Setting, dataset: str) -> Contest:
     )
 
 
-def three_groups(setting: Setting) -> Contest:
+def three_groups(setting: Setting, dataset: str) -> Contest:
     """The test of the OOV protocol, with its groups and as if it had one group of all items."""
-    mine = experiment(setting, "BPR", "ml-100k", oov_split="random", **_UNROUNDED)
+    mine = experiment(setting, "BPR", dataset, oov_split="random", **_UNROUNDED)
     trainer = mine.trainer
     one = GroupedCollector(mine.config, None)
     one.data_collect(mine.train_data)

@@ -76,12 +76,22 @@ SUITES = {
             {"dataset": "ml-1m"},
         ),
         Suite(
-            "groups",
+            "groups-ml-100k",
             "overall, IV and OOV metrics in one pass",
             "one group",
             {"time": 1 / 1.2},
             "evaluation:three_groups",
             "ml-100k",
+            {"dataset": "ml-100k"},
+        ),
+        Suite(
+            "groups-ml-1m",
+            "overall, IV and OOV metrics in one pass",
+            "one group",
+            {"time": 1 / 1.2},
+            "evaluation:three_groups",
+            "ml-1m",
+            {"dataset": "ml-1m"},
         ),
         Suite(
             "collection",

@@ -20,8 +20,8 @@ from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import Collector, DataStruct
 from torch import Tensor
 
-from recbole_oov.evaluation.metrics import without_loops
-from recbole_oov.evaluation.ties import fair_topk
+from recbole_oov.evaluation.metrics import METRICS_OF_HITS, without_loops
+from recbole_oov.evaluation.ties import best_values, fair_topk
 
 OVERALL, IV, OOV, ALL_USERS = "overall", "iv", "oov", "overall_all_users"
 GROUPS = (OVERALL, IV, OOV, ALL_USERS)
@@ -48,12 +48,14 @@ class GroupCases:
         users: Internal user ids. (C,)
         n_items: Items that were ranked.
         n_targets: Held-out interactions that were to be found.
+        among: Which cases of the group of all users these are, where they are a part of it. (C',) bool
     """
 
     struct: DataStruct
     users: np.ndarray
     n_items: int
     n_targets: int
+    among: np.ndarray | None = None
 
     @property
     def n_users(self) -> int:
@@ -68,11 +70,13 @@ class Evaluation:
     Attributes:
         groups: The cases of each group.
         metrics: RecBole's metric objects by name.
+        values: What RecBole's metrics of hits say of each case at 1 to K, ``[group][metric]``. (C, K)
         result: Metric values by their names in RecBole's result.
     """
 
     groups: dict[str, GroupCases]
     metrics: Mapping[str, Any]
+    values: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     result: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -83,7 +87,7 @@ class Evaluation:
     @cached_property
     def per_user(self) -> dict[str, dict[str, np.ndarray]]:
         """Unrounded values ``[group]["recall@10"]`` for each case of the group, for metrics that have one a user."""
-        return {name: dict(self._values(group)) for name, group in self.groups.items()}
+        return {name: dict(self._values(name, group)) for name, group in self.groups.items()}
 
     def by_user(self) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
         """Each group's users, ascending, and their values; of a user with several cases the mean."""
@@ -100,15 +104,23 @@ class Evaluation:
             for name, group in self.groups.items()
         }
 
-    def _values(self, group: GroupCases) -> Iterator[tuple[str, np.ndarray]]:
+    def _values(self, group: str, cases: GroupCases) -> Iterator[tuple[str, np.ndarray]]:
         for name, metric in self.metrics.items():
             if getattr(metric, "metric_need", None) != ["rec.topk"]:
                 continue  # a value of the whole recommendation, not of a user
-            hits, n_positives = metric.used_info(group.struct)
-            wants_length = len(inspect.signature(metric.metric_info).parameters) > 1
-            values = metric.metric_info(hits, n_positives) if wants_length else metric.metric_info(hits)
+            values = self.values.get(group, {}).get(name)
+            if values is None:
+                values = _values_of_cases(metric, cases.struct)
             for k in metric.topk:
                 yield f"{name}@{k}", values[:, k - 1]
+
+
+def _values_of_cases(metric: Any, struct: DataStruct) -> np.ndarray:
+    """What a metric of hits says of each case, at 1 to K. (C, K)"""
+    hits, n_positives = metric.used_info(struct)
+    wants_length = len(inspect.signature(metric.metric_info).parameters) > 1
+    values: np.ndarray = metric.metric_info(hits, n_positives) if wants_length else metric.metric_info(hits)
+    return values
 
 
 class GroupedCollector(Collector):
@@ -161,20 +173,65 @@ class GroupedCollector(Collector):
         self._users.append(users.cpu())
         cases = self._next_cases(len(scores_tensor)).to(scores_tensor.device)
         positives = _Positives(scores_tensor, positive_u, positive_i)
+        items = self._items_of_group(scores_tensor)
+        best = self._best_values(scores_tensor, items)
+        is_oov = None if self._oov_mask is None else self._oov_mask.to(positives.columns.device)[positives.columns]
+        counts = positives.counts(is_oov)
+        hits = positives.hits_by_value(
+            {group: best[group][:, : self._places(own)] for group, own in items.items()}, is_oov
+        )
+        # Values tell which places the positives take as long as no two of them are equal.
+        by_item = torch.stack([_tied(values) for values in best.values()]).any(dim=0)
+        if self.register.need("rec.items"):
+            by_item = torch.ones_like(by_item)
+        chosen: dict[str, tuple[Tensor, Tensor]] = {}
+        if by_item.any():
+            rows = by_item.nonzero()[:, 0]
+            chosen = self._best_items(scores_tensor[rows], cases[rows], items)
+            for group, (values, ids) in chosen.items():
+                hits[group][rows] = positives.hits(rows, ids) & values.isfinite()
+        for group, own in items.items():
+            self._collect_ranking(group, counts[group], hits[group], chosen[group][1] if group in chosen else None)
+            if self.register.need("rec.meanrank"):
+                self._collect_mean_ranks(group, scores_tensor, positives, own)
 
-        k = max(self.topk)
+    def _places(self, items: Tensor) -> int:
+        return int(min(max(self.topk), len(items)))
+
+    def _best_values(self, scores: Tensor, items: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The best scores of each group, best first; more than its places, where it has them, so that ties show. (B, .)
+
+        IV items are told apart among the best of all items, twice as many, as those that are not among the best OOV
+        items: a selection of their own would cost as much as that of all items.
+        """
+        width = max(self.topk) + 1
+        if self._oov_mask is None:
+            return {OVERALL: best_values(scores, (width, None))[0]}
+        best, oov = best_values(scores, (2 * width, None), (width + 1, items[OOV]))
+        place = torch.searchsorted(-best, -oov)
+        iv = torch.cat([best, best.new_empty(len(best), 1)], dim=1).scatter_(1, place, -torch.inf)[:, :-1]
+        (iv,) = best_values(iv, (min(width, len(items[IV])), None))
+        # More OOV items there than places, and some may not have been known as such; or too few are left that are IV.
+        n_oov = (place < best.shape[1]).sum(dim=1)
+        short = (n_oov > min(width, best.shape[1] - iv.shape[1])).nonzero()[:, 0]
+        if len(short):
+            (iv[short],) = best_values(scores[short], (iv.shape[1], items[IV]))
+        return {IV: iv, OOV: oov, OVERALL: best}
+
+    def _best_items(self, scores: Tensor, cases: Tensor, items: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """The best scores of each group and their items, best first, ties by lot. (B, k) each"""
         best: dict[str, tuple[Tensor, Tensor]] = {}
-        for group, items in self._items_of_group(scores_tensor).items():
-            part = scores_tensor if group == OVERALL else scores_tensor.index_select(1, items)
-            if group != OVERALL or self._oov_mask is None:
-                width = min(k, part.shape[1])
-                best[group] = fair_topk(part, width, cases, items, self._seed)
+        for group, own in items.items():
+            k = self._places(own)
+            if group != OVERALL:
+                best[group] = fair_topk(scores.index_select(1, own), k, cases, own, self._seed)
+            elif self._oov_mask is None:
+                best[group] = fair_topk(scores, k, cases, own, self._seed)
             else:
                 # The best of all items are among the best of either group.
                 values, ids = (torch.cat([best[IV][n], best[OOV][n]], dim=1) for n in (0, 1))
                 best[group] = fair_topk(values, min(k, ids.shape[1]), cases, ids, self._seed)
-            own = positives if group == OVERALL else positives.among(items)
-            self._collect_ranking(group, part, own, positives.hits(best[group][1]), best[group][1])
+        return best
 
     def _next_cases(self, n: int) -> Tensor:
         """The numbers of the next ``n`` cases; where none were announced, they are counted."""
@@ -193,15 +250,23 @@ class GroupedCollector(Collector):
         is_oov = self._oov_mask.to(scores.device)
         return {IV: everything[~is_oov & (everything > 0)], OOV: everything[is_oov], OVERALL: everything}
 
-    def _collect_ranking(self, group: str, scores: Tensor, own: _Positives, hits: Tensor, best: Tensor) -> None:
-        self._keep(group, "targets", own.counts)
+    def _collect_ranking(self, group: str, counts: Tensor, hits: Tensor, best: Tensor | None) -> None:
+        self._keep(group, "targets", counts)
         if self.register.need("rec.items"):
+            assert best is not None
             self._keep(group, "rec.items", _padded(best, max(self.topk)))
         if self.register.need("rec.topk"):
-            self._keep(group, "rec.topk", torch.cat([_padded(hits.int(), max(self.topk)), own.counts.int()], dim=1))
-        if self.register.need("rec.meanrank"):
-            n_candidates = (scores > -torch.inf).sum(dim=1, keepdim=True)
-            self._keep(group, "rec.meanrank", torch.cat([_mean_ranks(scores, own), n_candidates, own.counts], dim=1))
+            self._keep(group, "rec.topk", torch.cat([_padded(hits.int(), max(self.topk)), counts.int()], dim=1))
+
+    def _collect_mean_ranks(self, group: str, scores: Tensor, positives: _Positives, items: Tensor) -> None:
+        if group != OVERALL:
+            scores, positives = scores.index_select(1, items), positives.among(items)
+        n_candidates = (scores > -torch.inf).sum(dim=1, keepdim=True)
+        self._keep(
+            group,
+            "rec.meanrank",
+            torch.cat([_mean_ranks(scores, positives), n_candidates, positives.counts()[OVERALL]], dim=1),
+        )
 
     def _collect_values(self, scores: Tensor, interaction: Any) -> None:
         """Labelled data: one score a row, grouped by the row's item."""
@@ -245,6 +310,8 @@ class GroupedCollector(Collector):
         for group, rows in order.items():
             source = OVERALL if group == ALL_USERS else group
             groups[group] = self._cases(source, parts[source], rows, users, static, n_targets[source])
+        if ALL_USERS in groups:
+            groups[OVERALL].among = order[OVERALL][order[ALL_USERS]]
         return groups
 
     def _cases(
@@ -297,6 +364,16 @@ def _padded(values: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(values, (0, width - values.shape[1]))
 
 
+def _tied(values: Tensor) -> Tensor:
+    """Which rows of descending values have two equal ones, unless they mark what is not to be ranked. (B,) bool"""
+    return ((values[:, 1:] == values[:, :-1]) & values[:, 1:].isfinite()).any(dim=1)
+
+
+def _last(values: Tensor) -> Tensor:
+    """The last column; infinity where there is none. (B,)"""
+    return values[:, -1] if values.shape[1] else values.new_full((len(values),), torch.inf)
+
+
 class _Positives:
     """The positives of a batch of scores, as places: a table of all (row, item) would cost more than the ranking.
 
@@ -310,19 +387,46 @@ class _Positives:
         self.shape = scores.shape
         self.keys = torch.unique(rows.to(scores.device) * scores.shape[1] + columns.to(scores.device))  # sorted
         self.rows, self.columns = self.keys // self.shape[1], self.keys % self.shape[1]
+        self._values = scores.reshape(-1)[self.keys]
 
-    @property
-    def counts(self) -> Tensor:
-        """Positives of each row. (B, 1)"""
-        return torch.bincount(self.rows, minlength=self.shape[0])[:, None]
+    def counts(self, is_oov: Tensor | None = None) -> dict[str, Tensor]:
+        """How many positives of each group each row has; ``is_oov`` says which are OOV items, (P,). (B, 1) each"""
+        counts = {OVERALL: torch.bincount(self.rows, minlength=self.shape[0])[:, None]}
+        if is_oov is not None:
+            counts[OOV] = torch.bincount(self.rows[is_oov], minlength=self.shape[0])[:, None]
+            counts[IV] = counts[OVERALL] - counts[OOV]
+        return counts
 
-    def hits(self, columns: Tensor) -> Tensor:
-        """Whether some columns of each row are positives. (B, k) -> (B, k) bool"""
-        wanted = torch.arange(self.shape[0], device=columns.device)[:, None] * self.shape[1] + columns
+    def hits(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Whether some columns of some rows are positives. (R,), (R, k) -> (R, k) bool"""
+        wanted = rows[:, None] * self.shape[1] + columns
         if not len(self.keys):
             return torch.zeros_like(wanted, dtype=torch.bool)
         found: Tensor = self.keys[torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)]
         return found == wanted
+
+    def hits_by_value(self, best: dict[str, Tensor], is_oov: Tensor | None = None) -> dict[str, Tensor]:
+        """Which of each group's best places positives take, as long as no two scores there are equal. (B, k) bool each
+
+        Args:
+            best: The best scores of each group in each row, descending. (B, k) each
+            is_oov: Which positives are OOV items; None for one group of all items. (P,)
+        """
+        if is_oov is None:
+            least = _last(best[OVERALL])[self.rows]
+        else:  # who is among the best of all items is among the best of a group
+            least = torch.where(is_oov, _last(best[OOV])[self.rows], _last(best[IV])[self.rows])
+        near = ((self._values >= least) & self._values.isfinite()).nonzero()[:, 0]
+        rows, values = self.rows[near], self._values[near][:, None]
+        hits = {}
+        for group, own in best.items():
+            place = (own[rows] > values).sum(dim=1)
+            takes = place < own.shape[1]
+            if group != OVERALL and is_oov is not None:
+                takes &= is_oov[near] == (group == OOV)
+            hits[group] = torch.zeros(own.shape, dtype=torch.bool, device=own.device)
+            hits[group][rows[takes], place[takes]] = True
+        return hits
 
     def among(self, items: Tensor) -> _Positives:
         """Those in some columns, ascending, which are counted anew. (M',)"""
@@ -332,7 +436,7 @@ class _Positives:
         kept = columns >= 0
         part = copy.copy(self)
         part.shape = torch.Size((self.shape[0], len(items)))
-        part.rows, part.columns = self.rows[kept], columns[kept]
+        part.rows, part.columns, part._values = self.rows[kept], columns[kept], self._values[kept]
         part.keys = part.rows * len(items) + part.columns
         return part
 
@@ -340,7 +444,7 @@ class _Positives:
 def _mean_ranks(scores: Tensor, positives: _Positives) -> Tensor:
     """Sum of the positives' ranks, 1 for the best, ties at their mean. (B, 1) float64"""
     rows, columns = positives.rows, positives.columns  # row by row
-    n_positives = positives.counts[:, 0]
+    n_positives = positives.counts()[OVERALL][:, 0]
     first = n_positives.cumsum(0) - n_positives
     place = torch.arange(len(rows), device=scores.device) - first[rows]
     own = scores.new_zeros(len(scores), max(1, int(n_positives.max())))
@@ -375,12 +479,40 @@ class GroupedEvaluator(Evaluator):
         """
         if not isinstance(dataobject, dict):
             return super().evaluate(dataobject)  # type: ignore[no-any-return]
-        one = super().evaluate
-        values = {name: one(group.struct) for name, group in dataobject.items() if len(group.users)}
-        names = list(next(iter(values.values()), {}))
+        values = self._values_of_hits(dataobject)
+        results = {name: self._result(group, values[name]) for name, group in dataobject.items() if len(group.users)}
+        names = list(next(iter(results.values()), {}))
         result: dict[str, float] = OrderedDict()
         for group in dataobject:
-            own = values.get(group, dict.fromkeys(names, np.nan))
+            own = results.get(group, dict.fromkeys(names, np.nan))
             result.update({prefixed(group, name): value for name, value in own.items()})
-        self.last = Evaluation(dataobject, self.metric_class, result)
+        self.last = Evaluation(dataobject, self.metric_class, values, result)
+        return result
+
+    def _values_of_hits(self, groups: dict[str, GroupCases]) -> dict[str, dict[str, np.ndarray]]:
+        """RecBole's metrics of hits for each case, ``[group][metric]``: the cases of all groups at once. (C, K) each"""
+        values: dict[str, dict[str, np.ndarray]] = {group: {} for group in groups}
+        shared = {name: metric for name, metric in self.metric_class.items() if type(metric) in METRICS_OF_HITS}
+        if not shared:
+            return values
+        apart = {name: group for name, group in groups.items() if group.among is None}
+        struct = DataStruct()
+        struct.set("rec.topk", torch.cat([group.struct.get("rec.topk") for group in apart.values()]))
+        ends = np.cumsum([len(group.users) for group in apart.values()])[:-1]
+        for metric in shared:
+            of_all = np.split(_values_of_cases(shared[metric], struct), ends)
+            for name, own in zip(apart, of_all, strict=True):
+                values[name][metric] = own
+            for name, group in groups.items():
+                if group.among is not None:
+                    values[name][metric] = values[ALL_USERS][metric][group.among]
+        return values
+
+    def _result(self, group: GroupCases, values: dict[str, np.ndarray]) -> dict[str, float]:
+        result: dict[str, float] = OrderedDict()
+        for name, metric in self.metric_class.items():
+            of_hits = values.get(name)
+            result.update(
+                metric.calculate_metric(group.struct) if of_hits is None else metric.topk_result(name, of_hits)
+            )
         return result

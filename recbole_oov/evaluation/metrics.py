@@ -1,11 +1,26 @@
-"""RecBole's MRR, NDCG and MAP, all users at once: the same numbers bit for bit, without a loop over users."""
+"""RecBole's metrics of hits, all users at once: the same numbers bit for bit, without a loop over users."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from recbole.evaluator.metrics import MAP, MRR, NDCG
+from recbole.evaluator.metrics import MAP, MRR, NDCG, Hit, Precision, Recall
+
+
+class _Hit(Hit):
+    def metric_info(self, pos_index: np.ndarray) -> np.ndarray:
+        return (_summed(pos_index, np.int64) > 0).astype(int)
+
+
+class _Recall(Recall):
+    def metric_info(self, pos_index: np.ndarray, pos_len: np.ndarray) -> np.ndarray:
+        return np.asarray(_summed(pos_index, np.int64) / pos_len.reshape(-1, 1))
+
+
+class _Precision(Precision):
+    def metric_info(self, pos_index: np.ndarray) -> np.ndarray:
+        return _summed(pos_index, np.int64) / np.arange(1, pos_index.shape[1] + 1)
 
 
 class _MRR(MRR):
@@ -19,15 +34,24 @@ class _NDCG(NDCG):
     def metric_info(self, pos_index: np.ndarray, pos_len: np.ndarray) -> np.ndarray:
         n = pos_index.shape[1]
         gain = 1.0 / np.log2(np.arange(1, n + 1, dtype=np.float64) + 1)
-        dcg = np.cumsum(np.where(pos_index, gain, 0), axis=1)
+        dcg = _summed(np.where(pos_index, gain, 0), np.float64)
         return np.asarray(dcg / np.cumsum(gain)[_places(pos_len, n) - 1])
 
 
 class _MAP(MAP):
     def metric_info(self, pos_index: np.ndarray, pos_len: np.ndarray) -> np.ndarray:
         n = pos_index.shape[1]
-        precision = pos_index.cumsum(axis=1) / np.arange(1, n + 1)
-        return np.asarray(np.cumsum(precision * pos_index.astype(np.float64), axis=1) / _places(pos_len, n))
+        precision = _summed(pos_index, np.int64) / np.arange(1, n + 1)
+        return np.asarray(_summed(precision * pos_index.astype(np.float64), np.float64) / _places(pos_len, n))
+
+
+def _summed(values: np.ndarray, dtype: Any) -> np.ndarray:
+    """The cumulative sum over places, a place for all users at a time: ``cumsum`` goes user by user. (B, n)"""
+    sums = np.empty(values.shape, dtype=dtype, order="F")
+    sums[:, 0] = values[:, 0]
+    for place in range(1, values.shape[1]):
+        np.add(sums[:, place - 1], values[:, place], out=sums[:, place])
+    return sums
 
 
 def _places(n_positives: np.ndarray, n: int) -> np.ndarray:
@@ -36,9 +60,11 @@ def _places(n_positives: np.ndarray, n: int) -> np.ndarray:
     return np.where(n_positives[:, None] > 0, np.minimum(places, n_positives[:, None]), n)
 
 
-_FAST: dict[type, type] = {MRR: _MRR, NDCG: _NDCG, MAP: _MAP}
+_FAST: dict[type, type] = {Hit: _Hit, Recall: _Recall, Precision: _Precision, MRR: _MRR, NDCG: _NDCG, MAP: _MAP}
+METRICS_OF_HITS = frozenset(_FAST.values())
+"""Those whose value for a case depends on which of its places are hits, and on its number of positives."""
 
 
 def without_loops(metrics: dict[str, Any], config: Any) -> dict[str, Any]:
-    """The metric objects by name, RecBole's three replaced; others, registered ones too, as they are."""
+    """The metric objects by name, RecBole's replaced; others, registered ones too, as they are."""
     return {name: _FAST[type(metric)](config) if type(metric) in _FAST else metric for name, metric in metrics.items()}

@@ -17,7 +17,7 @@ from recbole.evaluator.collector import Collector
 from torch import Tensor
 
 from recbole_oov.evaluation.groups import ALL_USERS, IV, OOV, OVERALL, GroupedCollector, GroupedEvaluator, prefixed
-from recbole_oov.evaluation.ties import fair_topk
+from recbole_oov.evaluation.ties import best_values, fair_topk
 
 Config.compatibility_settings(object.__new__(Config))  # the numpy names that RecBole's metrics use
 RANKING = ["Recall", "MRR", "NDCG", "Hit", "Precision", "MAP", "GAUC"]
@@ -230,6 +230,45 @@ def test_ties_are_broken_alike_in_any_batch_and_never_against_the_scores(seed: i
         assert torch.equal(alone[1][0], chosen[row])
     shuffled = torch.from_numpy(random.permutation(9))
     assert torch.equal(fair_topk(scores[:, shuffled], k, cases, shuffled, seed=1)[1], chosen)
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 30),
+    st.integers(1, 25),
+    st.sampled_from(["float32", "float64", "bfloat16"]),
+)
+def test_best_values_are_those_of_topk_among_any_columns(seed: int, n: int, k: int, dtype: str) -> None:
+    random = np.random.default_rng(seed)
+    scores = torch.from_numpy(random.normal(size=(6, n))).to(getattr(torch, dtype))
+    scores[torch.from_numpy(random.random((6, n)) < 0.2)] = -torch.inf
+    before = scores.clone()
+    columns = torch.from_numpy(np.flatnonzero(random.random(n) < 0.5))
+    of_all, of_some = best_values(scores, (k, None), (2 * k, columns))
+    assert torch.equal(of_all, scores.topk(min(k, n)).values)
+    assert torch.equal(of_some, scores[:, columns].topk(min(2 * k, len(columns))).values)
+    assert torch.equal(scores, before)
+
+
+@settings(max_examples=1_000)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.floats(0, 1))
+def test_hits_told_by_values_are_those_told_by_items(seed: int, k: int, oov_share: float) -> None:
+    # Rows of a few levels have ties and are told by items; asking for the items tells all rows by them.
+    random = np.random.default_rng(seed)
+    case = Case(seed, n_users=12, n_items=25)
+    case.oov = random.random(25) < oov_share
+    case.oov[0] = False
+    scores = torch.from_numpy(random.normal(size=(12, 25)).astype(np.float32))
+    scores[::3] = scores[::3].round()
+    scores[torch.from_numpy(random.random((12, 25)) < 0.3)] = -torch.inf
+    scores[:, 0] = -torch.inf
+    found = []
+    for metrics in (["Recall"], ["Recall", "ItemCoverage"]):
+        settings_ = config(metrics, [k])
+        groups = case.collect(GroupedCollector(settings_, case.oov), scores)
+        found.append({name: group.struct.get("rec.topk") for name, group in groups.items()})
+    for name, by_value in found[0].items():
+        assert torch.equal(by_value, found[1][name]), name
 
 
 def test_each_of_equal_items_is_as_often_first_in_every_place() -> None:
