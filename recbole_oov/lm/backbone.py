@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2Model, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import DynamicCache, GPT2Config, GPT2Model, PreTrainedModel, PreTrainedTokenizerFast
 
 from recbole_oov.errors import ConfigError
-from recbole_oov.lm.scoring import sibling_mask, sibling_positions
+from recbole_oov.lm.scoring import prefix_mask, sibling_mask, sibling_positions, token_positions
 
 _PAD, _UNKNOWN = "[PAD]", "[UNK]"
 _ADAPTER = "default"  # peft's own name for the only one
@@ -183,14 +183,15 @@ class Backbone(nn.Module):
 
     # --- states ---------------------------------------------------------------------------------------------------
 
-    def states(self, vectors: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+    def states(self, vectors: Tensor, positions: Tensor, mask: Tensor | None, past: Any = None) -> Tensor:
         """States at all positions of a causal sequence.
 
         Args:
             vectors: (B, T, d)
             positions: Position ids. (B, T)
-            mask: True where a token is real (B, T), or where a query may attend to a key (B, 1, T, T); None where
-                padding stands at the end alone.
+            mask: True where a token is real (B, T), or where a query may attend to a key, those of ``past`` included
+                (B, 1, T, P + T); None where padding stands at the end alone.
+            past: Keys and values of P tokens before, to which these are added; a cache of transformers'.
 
         Returns:
             (B, T, d) float32
@@ -200,7 +201,8 @@ class Backbone(nn.Module):
                 inputs_embeds=vectors.to(self._weights_dtype),
                 attention_mask=self._as_attention(mask, vectors),
                 position_ids=positions,
-                use_cache=False,
+                past_key_values=past,
+                use_cache=past is not None,
             )
         states: Tensor = output.last_hidden_state
         return states.float()
@@ -216,10 +218,13 @@ class Backbone(nn.Module):
         Returns:
             (B, d) and (B, C, d)
         """
-        n = siblings.shape[1]
-        hidden = self.states(torch.cat([vectors, siblings], dim=1), sibling_positions(real, n), sibling_mask(real, n))
+        n, past = siblings.shape[1], DynamicCache()
+        hidden = self.states(vectors, token_positions(real), None if bool(real.all()) else prefix_mask(real), past)
         last = (real * torch.arange(real.shape[1], device=real.device)).argmax(dim=1)
-        return hidden[torch.arange(len(last), device=last.device), last], hidden[:, real.shape[1] :]
+        state = hidden[torch.arange(len(last), device=last.device), last]
+        if n == 0:
+            return state, siblings
+        return state, self.states(siblings, sibling_positions(real, n), sibling_mask(real, n), past)
 
     @property
     def _body(self) -> Any:

@@ -132,6 +132,8 @@ class TokenTree(nn.Module):
         Returns:
             (B, n_items); the padding item's column is the least finite number.
         """
+        if self.placed is None and leaves.device.type == "cpu":
+            return self._log_probs_by_cluster(cluster_logits, branches, leaves)
         every = torch.arange(len(self.members), device=self.members.device)
         leaf_log_probs = self.leaf_log_probs(branches, leaves, every)
         # Summed where they lie, then one selection of columns: two by pairs of indices take far longer.
@@ -139,6 +141,19 @@ class TokenTree(nn.Module):
         scores = whole.index_select(1, self.item_cluster * leaf_log_probs.shape[2] + self.slot)
         scores[:, 0] = torch.finfo(scores.dtype).min
         return scores
+
+    def _log_probs_by_cluster(self, cluster_logits: Tensor, branches: Tensor, leaves: Tensor) -> Tensor:
+        """:meth:`log_probs` without the padding of the smaller clusters, which is most of a processor's work there."""
+        cluster_log_probs = self.cluster_log_probs(cluster_logits)
+        scores = leaves.new_empty(len(branches), 1 + len(self.by_cluster))  # by cluster, behind the padding item
+        scores[:, 0], end = torch.finfo(leaves.dtype).min, 1
+        for cluster, block in enumerate(leaves[self.by_cluster].split(self.sizes)):
+            logits = branches[:, cluster] @ block.T
+            start, end = end, end + len(block)
+            scores[:, start:end] = logits + (cluster_log_probs[:, cluster] - logits.logsumexp(dim=1))[:, None]
+        place = torch.zeros_like(self.item_cluster)
+        place[self.by_cluster] = torch.arange(1, end, device=place.device)
+        return scores.index_select(1, place)
 
     def log_weights(
         self, cluster_logits: Tensor, branches: Tensor, leaves: Tensor, new_leaves: Tensor, new_clusters: Tensor
@@ -215,28 +230,31 @@ def _places(clusters: Tensor, n_clusters: int) -> Tensor:
     return torch.arange(len(clusters), device=clusters.device) - (sizes.cumsum(0) - sizes)[clusters]
 
 
-def sibling_mask(key_mask: Tensor, n_siblings: int) -> Tensor:
-    """Attention mask for a prefix followed by the branches of the token tree as siblings.
-
-    Prefix tokens attend causally to real prefix tokens. Each sibling attends to all real prefix tokens and to
-    itself, not to other siblings: each one sees exactly what it would see alone after the prefix.
-
-    Args:
-        key_mask: True where a prefix token is real. (B, T) bool
-        n_siblings: K.
-
-    Returns:
-        True where a query may attend. (B, 1, T + K, T + K) bool
-    """
-    batch, length = key_mask.shape
-    total = length + n_siblings
-    mask = torch.zeros(batch, total, total, dtype=torch.bool, device=key_mask.device)
+def prefix_mask(key_mask: Tensor) -> Tensor:
+    """Causal attention among real tokens. (B, T) bool -> (B, 1, T, T) bool, True where a query may attend"""
+    length = key_mask.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=key_mask.device).tril()
-    mask[:, :length, :length] = causal & key_mask[:, None, :]
-    mask[:, length:, :length] = key_mask[:, None, :]
+    mask = causal & key_mask[:, None, :]
     # Every token attends to itself, padding too: a row without any key would turn into NaN.
     mask.diagonal(dim1=1, dim2=2).fill_(True)
     return mask[:, None]
+
+
+def sibling_mask(key_mask: Tensor, n_siblings: int) -> Tensor:
+    """Attention of the branches of the token tree, as siblings behind a prefix that was read before.
+
+    Each attends to all real prefix tokens and to itself, not to other siblings: it sees what it would see alone.
+
+    Args:
+        key_mask: True where a prefix token is real. (B, T) bool
+        n_siblings: C.
+
+    Returns:
+        True where a query may attend. (B, 1, C, T + C) bool
+    """
+    own = torch.eye(n_siblings, dtype=torch.bool, device=key_mask.device)
+    prefix = key_mask[:, None, :].expand(-1, n_siblings, -1)
+    return torch.cat([prefix, own.expand(len(key_mask), -1, -1)], dim=2)[:, None]
 
 
 def token_positions(key_mask: Tensor) -> Tensor:
@@ -245,6 +263,5 @@ def token_positions(key_mask: Tensor) -> Tensor:
 
 
 def sibling_positions(key_mask: Tensor, n_siblings: int) -> Tensor:
-    """Position ids: real prefix tokens are counted, every sibling stands where the next token would. (B, T + K)"""
-    following = key_mask.sum(dim=1, keepdim=True).expand(-1, n_siblings)
-    return torch.cat([token_positions(key_mask), following], dim=1)
+    """Position ids of siblings: each stands where the token after the real ones would. (B, C)"""
+    return key_mask.sum(dim=1, keepdim=True).expand(-1, n_siblings)

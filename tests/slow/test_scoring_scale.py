@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_oov.lm.backbone import TinySettings, tiny_backbone
+from recbole_oov.lm.backbone import Backbone, TinySettings, tiny_backbone
 from recbole_oov.lm.beam import beam_search
-from recbole_oov.lm.scoring import TokenTree, sibling_mask, sibling_positions
+from recbole_oov.lm.scoring import TokenTree
 
 BATCH, LENGTH, WIDTH, CLUSTERS = 4, 100, 64, 32
 ITEMS = (1_000, 10_000, 100_000, 1_000_000)
@@ -37,7 +37,7 @@ class Scorer:
     def __init__(self, n_items: int, n_clusters: int) -> None:
         torch.manual_seed(0)
         settings = TinySettings(WIDTH, n_layers=2, n_heads=2, inner_size=256, dropout=0.0)
-        self.backbone = tiny_backbone(settings, vocab_size=8, max_positions=LENGTH + 1).eval()
+        self.backbone = Backbone(tiny_backbone(settings, vocab_size=8, max_positions=LENGTH + 1).eval(), 8, 0)
         cluster = torch.arange(n_items + 1) % n_clusters
         self.tree = TokenTree(cluster, n_clusters)
         self.leaves = torch.randn(n_items + 1, WIDTH)
@@ -48,13 +48,8 @@ class Scorer:
         """What the language model computes: cluster logits (B, K), states at cluster tokens (B, C, d)."""
         n = len(self.tokens)
         siblings = self.tokens.expand(BATCH, n, WIDTH) if chosen is None else self.tokens[chosen]
-        n = siblings.shape[1]
-        hidden = self.backbone(
-            inputs_embeds=torch.cat([self.prefix, siblings], dim=1),
-            attention_mask=sibling_mask(self.real, n),
-            position_ids=sibling_positions(self.real, n),
-        ).last_hidden_state
-        return hidden[:, LENGTH - 1] @ self.tokens.T, hidden[:, LENGTH:]
+        state, branches = self.backbone.branches(self.prefix, self.real, siblings)
+        return state @ self.tokens.T, branches
 
     def exact(self) -> Tensor:
         """All items. (B, n_items)"""

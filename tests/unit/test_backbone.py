@@ -282,8 +282,8 @@ def test_siblings_that_stand_at_other_places_are_found_out(folder: Any) -> None:
     from transformers import AutoModelForCausalLM
 
     class Forgetful(Backbone):
-        def states(self, vectors: Any, positions: Any, mask: Any) -> Any:
-            return super().states(vectors, torch.arange(positions.shape[1]).expand_as(positions), mask)
+        def states(self, vectors: Any, positions: Any, mask: Any, past: Any = None) -> Any:
+            return super().states(vectors, torch.arange(positions.shape[1]).expand_as(positions), mask, past)
 
     lm = AutoModelForCausalLM.from_pretrained(folder("llama"))
     words = lm.config.vocab_size - 8

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_oov.lm.backbone import TinySettings, tiny_backbone
+from recbole_oov.lm.backbone import Backbone, TinySettings, tiny_backbone
 from recbole_oov.lm.beam import as_scores, beam_search
-from recbole_oov.lm.scoring import TokenTree, sibling_mask, sibling_positions
+from recbole_oov.lm.scoring import TokenTree
 
 
 @settings(max_examples=40, deadline=None)
@@ -42,13 +42,10 @@ def test_siblings_equal_one_pass_each() -> None:
     prefix, siblings = torch.randn(2, 7, 16), torch.randn(k, 16)
     real = torch.arange(7) < torch.tensor(lengths)[:, None]
     real[0, 2] = False  # padding inside, as after a short item text
-    together = model(
-        inputs_embeds=torch.cat([prefix, siblings.expand(2, -1, -1)], dim=1),
-        attention_mask=sibling_mask(real, k),
-        position_ids=sibling_positions(real, k),
-    ).last_hidden_state[:, -k:]
+    state, together = Backbone(model, n_words=25, n_oov=5).branches(prefix, real, siblings.expand(2, -1, -1))
     for row in range(2):
         context = prefix[row][real[row]]
+        torch.testing.assert_close(state[row], model(inputs_embeds=context[None]).last_hidden_state[0, -1])
         for s in range(k):
             alone = model(inputs_embeds=torch.cat([context, siblings[s : s + 1]])[None]).last_hidden_state[0, -1]
             torch.testing.assert_close(together[row, s], alone, atol=1e-5, rtol=1e-5)
@@ -63,6 +60,13 @@ def a_tree(seed: int, *, placed: int = 0) -> tuple[TokenTree, torch.Tensor, torc
     logits = torch.randn(3, 5, generator=generator, dtype=torch.double)
     branches = torch.randn(3, 5, 8, generator=generator, dtype=torch.double)
     return TokenTree(item_cluster, 5, mask), logits, branches, torch.randn(30, 8, generator=generator).double()
+
+
+def test_scores_by_cluster_are_those_of_all_clusters_at_once() -> None:
+    tree, logits, branches, leaves = a_tree(3)
+    nobody = tree.log_probs(logits, branches, leaves)
+    tree.placed = torch.zeros(30, dtype=torch.bool)  # the way of placed items, of which there are none
+    torch.testing.assert_close(tree.log_probs(logits, branches, leaves), nobody)
 
 
 def test_placed_items_are_in_nobodys_denominator() -> None:
