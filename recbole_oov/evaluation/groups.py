@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import Collector, DataStruct
 from torch import Tensor
 
+from recbole_oov.evaluation.item_blocks import ItemBlocks
 from recbole_oov.evaluation.metrics import METRICS_OF_HITS, without_loops
 from recbole_oov.evaluation.ties import best_values, fair_topk
 
@@ -155,30 +156,35 @@ class GroupedCollector(Collector):
         self._order, self._n_cases = torch.from_numpy(cases), 0
 
     def eval_batch_collect(
-        self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor | None, positive_i: Tensor | None
+        self, scores_tensor: Tensor | ItemBlocks, interaction: Any, positive_u: Tensor | None, positive_i: Tensor | None
     ) -> None:
         """Take from a batch what the metrics need.
 
         Args:
-            scores_tensor: Masked scores of all items, (B, n_items); or one score a row, (R,), for labelled data.
+            scores_tensor: Masked scores of all items, (B, n_items) or in blocks of items; or one score a row, (R,), for
+                labelled data.
             interaction: The batch.
             positive_u: Row of each positive. (P,)
             positive_i: Item of each positive. (P,)
         """
-        if scores_tensor.dim() == 1 or positive_u is None:
+        if isinstance(scores_tensor, Tensor) and (scores_tensor.dim() == 1 or positive_u is None):
             self._collect_values(scores_tensor, interaction)
             return
-        assert positive_i is not None
+        assert positive_u is not None and positive_i is not None
         users = interaction[self.config["USER_ID_FIELD"]] if self.batch_users is None else self.batch_users
         self._users.append(users.cpu())
-        cases = self._next_cases(len(scores_tensor)).to(scores_tensor.device)
-        positives = _Positives(scores_tensor, positive_u, positive_i)
-        items = self._items_of_group(scores_tensor)
-        best = self._best_values(scores_tensor, items)
+        collect: Any = self._collect_matrix if isinstance(scores_tensor, Tensor) else self._collect_blocks
+        collect(scores_tensor, positive_u, positive_i)
+
+    def _collect_matrix(self, scores: Tensor, rows: Tensor, columns: Tensor) -> None:
+        cases = self._next_cases(len(scores)).to(scores.device)
+        positives = _Positives(scores.shape, rows.to(cases.device), columns.to(cases.device))
+        items = self._items_of_group(scores)
+        best = self._best_values(scores, items)
         is_oov = None if self._oov_mask is None else self._oov_mask.to(positives.columns.device)[positives.columns]
         counts = positives.counts(is_oov)
         hits = positives.hits_by_value(
-            {group: best[group][:, : self._places(own)] for group, own in items.items()}, is_oov
+            scores, {group: best[group][:, : self._places(own)] for group, own in items.items()}, is_oov
         )
         # Values tell which places the positives take as long as no two of them are equal.
         by_item = torch.stack([_tied(values) for values in best.values()]).any(dim=0)
@@ -186,14 +192,41 @@ class GroupedCollector(Collector):
             by_item = torch.ones_like(by_item)
         chosen: dict[str, tuple[Tensor, Tensor]] = {}
         if by_item.any():
-            rows = by_item.nonzero()[:, 0]
-            chosen = self._best_items(scores_tensor[rows], cases[rows], items)
+            tied = by_item.nonzero()[:, 0]
+            chosen = self._best_items(scores[tied], cases[tied], items)
             for group, (values, ids) in chosen.items():
-                hits[group][rows] = positives.hits(rows, ids) & values.isfinite()
+                hits[group][tied] = positives.hits(tied, ids) & values.isfinite()
         for group, own in items.items():
             self._collect_ranking(group, counts[group], hits[group], chosen[group][1] if group in chosen else None)
             if self.register.need("rec.meanrank"):
-                self._collect_mean_ranks(group, scores_tensor, positives, own)
+                self._collect_mean_ranks(group, scores, positives, own)
+
+    def _collect_blocks(self, blocks: ItemBlocks, rows: Tensor, columns: Tensor) -> None:
+        """The best items of each group among the blocks so far, and a block more, until there is none left."""
+        best: dict[str, tuple[Tensor, Tensor]] = {}
+        cases = self._next_cases(blocks.n_rows).to(rows.device)
+        is_oov = None if self._oov_mask is None else self._oov_mask.to(rows.device)
+        for ids, scores in blocks:
+            cases = cases.to(scores.device)
+            columns_of = {} if is_oov is None else {IV: ~is_oov[ids] & (ids > 0), OOV: is_oov[ids]}
+            for group in columns_of or [OVERALL]:
+                part, items = (scores[:, columns_of[group]], ids[columns_of[group]]) if columns_of else (scores, ids)
+                found = fair_topk(part, min(max(self.topk), len(items)), cases, items, self._seed)
+                best[group] = self._best_of(best[group], found, cases) if group in best else found
+        if is_oov is not None:
+            best[OVERALL] = self._best_of(best[IV], best[OOV], cases)
+        positives = _Positives((blocks.n_rows, blocks.n_items), rows.to(cases.device), columns.to(cases.device))
+        counts = positives.counts(None if is_oov is None else is_oov[positives.columns])
+        every = torch.arange(blocks.n_rows, device=cases.device)
+        for group, (values, items) in best.items():
+            self._collect_ranking(group, counts[group], positives.hits(every, items) & values.isfinite(), items)
+
+    def _best_of(
+        self, some: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor], cases: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The best of two lists of scores and items. (B, .)"""
+        values, items = (torch.cat(pair, dim=1) for pair in zip(some, others, strict=True))
+        return fair_topk(values, min(max(self.topk), values.shape[1]), cases, items, self._seed)
 
     def _places(self, items: Tensor) -> int:
         return int(min(max(self.topk), len(items)))
@@ -227,10 +260,8 @@ class GroupedCollector(Collector):
                 best[group] = fair_topk(scores.index_select(1, own), k, cases, own, self._seed)
             elif self._oov_mask is None:
                 best[group] = fair_topk(scores, k, cases, own, self._seed)
-            else:
-                # The best of all items are among the best of either group.
-                values, ids = (torch.cat([best[IV][n], best[OOV][n]], dim=1) for n in (0, 1))
-                best[group] = fair_topk(values, min(k, ids.shape[1]), cases, ids, self._seed)
+            else:  # the best of all items are among the best of either group
+                best[group] = self._best_of(best[IV], best[OOV], cases)
         return best
 
     def _next_cases(self, n: int) -> Tensor:
@@ -378,16 +409,15 @@ class _Positives:
     """The positives of a batch of scores, as places: a table of all (row, item) would cost more than the ranking.
 
     Args:
-        scores: (B, M)
+        shape: B and M.
         rows: Row of each positive; a pair that comes twice counts once. (P,)
         columns: Its column. (P,)
     """
 
-    def __init__(self, scores: Tensor, rows: Tensor, columns: Tensor) -> None:
-        self.shape = scores.shape
-        self.keys = torch.unique(rows.to(scores.device) * scores.shape[1] + columns.to(scores.device))  # sorted
-        self.rows, self.columns = self.keys // self.shape[1], self.keys % self.shape[1]
-        self._values = scores.reshape(-1)[self.keys]
+    def __init__(self, shape: Sequence[int], rows: Tensor, columns: Tensor) -> None:
+        self.shape = shape
+        self.keys = torch.unique(rows * shape[1] + columns)  # sorted
+        self.rows, self.columns = self.keys // shape[1], self.keys % shape[1]
 
     def counts(self, is_oov: Tensor | None = None) -> dict[str, Tensor]:
         """How many positives of each group each row has; ``is_oov`` says which are OOV items, (P,). (B, 1) each"""
@@ -405,19 +435,21 @@ class _Positives:
         found: Tensor = self.keys[torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)]
         return found == wanted
 
-    def hits_by_value(self, best: dict[str, Tensor], is_oov: Tensor | None = None) -> dict[str, Tensor]:
+    def hits_by_value(self, scores: Tensor, best: dict[str, Tensor], is_oov: Tensor | None) -> dict[str, Tensor]:
         """Which of each group's best places positives take, as long as no two scores there are equal. (B, k) bool each
 
         Args:
-            best: The best scores of each group in each row, descending. (B, k) each
+            scores: (B, M)
+            best: The best of each group in each row, descending. (B, k) each
             is_oov: Which positives are OOV items; None for one group of all items. (P,)
         """
         if is_oov is None:
             least = _last(best[OVERALL])[self.rows]
         else:  # who is among the best of all items is among the best of a group
             least = torch.where(is_oov, _last(best[OOV])[self.rows], _last(best[IV])[self.rows])
-        near = ((self._values >= least) & self._values.isfinite()).nonzero()[:, 0]
-        rows, values = self.rows[near], self._values[near][:, None]
+        values = scores.reshape(-1)[self.keys]
+        near = ((values >= least) & values.isfinite()).nonzero()[:, 0]
+        rows, values = self.rows[near], values[near][:, None]
         hits = {}
         for group, own in best.items():
             place = (own[rows] > values).sum(dim=1)
@@ -435,8 +467,8 @@ class _Positives:
         columns = place[self.columns]
         kept = columns >= 0
         part = copy.copy(self)
-        part.shape = torch.Size((self.shape[0], len(items)))
-        part.rows, part.columns, part._values = self.rows[kept], columns[kept], self._values[kept]
+        part.shape = (self.shape[0], len(items))
+        part.rows, part.columns = self.rows[kept], columns[kept]
         part.keys = part.rows * len(items) + part.columns
         return part
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -142,15 +144,32 @@ class TokenTree(nn.Module):
         scores[:, 0] = torch.finfo(scores.dtype).min
         return scores
 
+    def log_prob_blocks(
+        self, cluster_logits: Tensor, branches: Tensor, leaves: Tensor, size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """:meth:`log_probs` cluster by cluster, of at most so many items at a time, none of them placed.
+
+        A cluster with more items than that is scored twice: its denominator comes first.
+
+        Yields:
+            Item ids (M',), ascending, and scores (B, M').
+        """
+        cluster_log_probs = self.cluster_log_probs(cluster_logits)
+        for cluster, ids in enumerate(self.by_cluster.split(self.sizes)):
+            state, parts = branches[:, cluster], ids.split(size)
+            logits = [] if len(parts) > 1 else [state @ leaves[part].T for part in parts]
+            sums = [of_part.logsumexp(dim=1) for of_part in logits or (state @ leaves[part].T for part in parts)]
+            shift = (cluster_log_probs[:, cluster] - torch.stack(sums).logsumexp(dim=0))[:, None]
+            for n, part in enumerate(parts):
+                yield part, (logits[n] if logits else state @ leaves[part].T) + shift
+
     def _log_probs_by_cluster(self, cluster_logits: Tensor, branches: Tensor, leaves: Tensor) -> Tensor:
         """:meth:`log_probs` without the padding of the smaller clusters, which is most of a processor's work there."""
-        cluster_log_probs = self.cluster_log_probs(cluster_logits)
         scores = leaves.new_empty(len(branches), 1 + len(self.by_cluster))  # by cluster, behind the padding item
         scores[:, 0], end = torch.finfo(leaves.dtype).min, 1
-        for cluster, block in enumerate(leaves[self.by_cluster].split(self.sizes)):
-            logits = branches[:, cluster] @ block.T
-            start, end = end, end + len(block)
-            scores[:, start:end] = logits + (cluster_log_probs[:, cluster] - logits.logsumexp(dim=1))[:, None]
+        for ids, of_cluster in self.log_prob_blocks(cluster_logits, branches, leaves, len(self.item_cluster)):
+            start, end = end, end + len(ids)
+            scores[:, start:end] = of_cluster
         place = torch.zeros_like(self.item_cluster)
         place[self.by_cluster] = torch.arange(1, end, device=place.device)
         return scores.index_select(1, place)

@@ -11,6 +11,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
 from recbole_oov.data.item_users import ItemUsers
+from recbole_oov.evaluation.item_blocks import Blocks, BlockScorer, dot_product_blocks
 from recbole_oov.model.cold_start import ColdStartRecommender
 from recbole_oov.model.content_network import Scale, content_network, measure_input, mlp, size_problems
 
@@ -111,6 +112,19 @@ class ALDI(ColdStartRecommender):
         scores = base @ items.T
         scores[:, self.oov] = self._student_users(base) @ items[self.oov].T
         return scores
+
+    def block_scorer(self) -> BlockScorer:
+        """As of the other cold-start models; OOV items with the users that the student makes of theirs."""
+        users, items = self._tables()
+
+        def blocks(interaction: Interaction, size: int) -> Blocks:
+            base = F.embedding(interaction[self.USER_ID], users)
+            students = self._student_users(base)
+            for ids, scores in dot_product_blocks(base, items, size):
+                scores[:, self.oov[ids]] = students @ items[ids[self.oov[ids]]].T
+                yield ids, scores
+
+        return blocks
 
     @torch.no_grad()
     def _student_users(self, base: Tensor) -> Tensor:

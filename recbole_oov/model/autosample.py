@@ -16,6 +16,8 @@ from torch import Tensor
 
 from recbole_oov.config.sampling import base_model_class, one_negative
 from recbole_oov.errors import ConfigError
+from recbole_oov.evaluation.item_blocks import BlockScorer
+from recbole_oov.model.block_scorer import of_embeddings
 
 
 class AutoSample(GeneralRecommender):
@@ -95,6 +97,10 @@ class AutoSample(GeneralRecommender):
         """The base model's scores of all items. (B * n_items,)"""
         scores: Tensor = self.base.full_sort_predict(interaction)
         return scores
+
+    def block_scorer(self) -> BlockScorer | None:
+        """How evaluation scores some items at a time, if the base model scores by dot products."""
+        return of_embeddings(self.base)
 
     def other_parameter(self) -> dict[str, Any]:
         """What the base model saves beside its parameters."""

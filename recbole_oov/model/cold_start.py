@@ -15,6 +15,7 @@ from torch import Tensor
 from recbole_oov.config.base_model import base_model_config, base_model_problems
 from recbole_oov.data.content import item_content
 from recbole_oov.data.oov_split import oov_mask
+from recbole_oov.evaluation.item_blocks import BlockScorer, dot_product_blocks
 from recbole_oov.model.base_embeddings import base_embeddings
 
 
@@ -168,6 +169,11 @@ class ColdStartRecommender(GeneralRecommender):
         """(B, n_items)"""
         users, items = self._tables()
         return F.embedding(interaction[self.USER_ID], users) @ items.T
+
+    def block_scorer(self) -> BlockScorer | None:
+        """How evaluation scores some items at a time, where a row of all scores would not fit its memory."""
+        users, items = self._tables()
+        return lambda interaction, size: dot_product_blocks(F.embedding(interaction[self.USER_ID], users), items, size)
 
     def train(self, mode: bool = True) -> ColdStartRecommender:
         """Switch to training, or with ``eval()`` to evaluation; either way tables are computed anew when asked for."""

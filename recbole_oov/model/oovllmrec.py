@@ -25,6 +25,7 @@ from recbole_oov.data.histories import NEXT_ITEMS, Histories
 from recbole_oov.data.oov_split import oov_mask
 from recbole_oov.data.text import item_texts, missing_text_problem
 from recbole_oov.errors import ConfigError, DataError
+from recbole_oov.evaluation.item_blocks import Blocks, BlockScorer
 from recbole_oov.lm.backbone import EncoderDecoder, add_oov_tokens
 from recbole_oov.lm.backbone_files import check_backbone
 from recbole_oov.lm.backbone_maker import BackboneMaker
@@ -397,6 +398,16 @@ class OOVLLMRec(SequentialRecommender):
             oov = self.placement.oov.nonzero().squeeze(1)
             scores = scores.index_copy(1, oov, self._weights(states, self.placement.of_items(oov)))
         return scores
+
+    def block_scorer(self) -> BlockScorer | None:
+        """How evaluation scores some items at a time, where a row of all scores would not fit its memory.
+
+        Beams do not need it, and placed items, of which there are few, are not scored so.
+        """
+        return None if self.decoding == "beam" or self.placement is not None else self._score_blocks
+
+    def _score_blocks(self, interaction: Interaction, size: int) -> Blocks:
+        return self.tree.log_prob_blocks(*self._branches(interaction), self._leaves(), size)
 
     def _beams(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
         """What beam search finds: scores and items. (B, n_beams) each"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from logging import getLogger
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,14 @@ from recbole_oov.data.oov_split import oov_options
 from recbole_oov.errors import ConfigError, RecBoleOOVError
 from recbole_oov.evaluation.checks import check_evaluation
 from recbole_oov.evaluation.groups import Evaluation, GroupedCollector, GroupedEvaluator
+from recbole_oov.evaluation.item_blocks import BlockScorer, ItemBlocks
+from recbole_oov.model.block_scorer import block_scorer
 from recbole_oov.processes import from_first, share_of
 
 _MIB = 1 << 20
+_ROWS_OF_BLOCKS = 64
+"""Cases of a batch whose items are scored some at a time: item embeddings are read once for all of them."""
+_N_COMPARED = 64
 
 
 class EvaluationMixin:
@@ -41,6 +47,9 @@ class EvaluationMixin:
     model: Any
     eval_collector: GroupedCollector
     evaluator: GroupedEvaluator
+    device: Any
+    tot_item_num: int
+    _scorer: BlockScorer | None = None
     _train_data: Any = None
     _valid_data: Any = None
     _phase = "valid"
@@ -70,7 +79,7 @@ class EvaluationMixin:
         """Tell the trainer what it needs to evaluate without ``fit``: histories to mask, OOV items, item counts."""
         self._train_data, self._valid_data = train_data, valid_data
         self._seen: dict[str, Any] = {}
-        self._batches: dict[tuple[int, int], _MemoryBatches] = {}
+        self._batches: dict[tuple[int, int, bool], _MemoryBatches] = {}
         split = getattr(train_data._dataset, "oov_split", None)
         self._use_groups(split.mask if split is not None else None)
         self.eval_collector.data_collect(train_data)
@@ -91,15 +100,34 @@ class EvaluationMixin:
         cases = own_cases(eval_data, share_of(self.config))
         self.eval_collector.begin(cases, eval_data._dataset.item_num)
         if isinstance(eval_data, FullSortEvalDataLoader):
+            self._scorer = self._block_scorer(eval_data)
             eval_data = self._in_memory(eval_data)
         elif isinstance(eval_data.sampler, DistributedSampler):
             eval_data = _OwnBatches(eval_data, cases)
         evaluate: Any = super().evaluate  # type: ignore[misc]
         return evaluate(eval_data, load_best_model, model_file, show_progress)
 
+    def _block_scorer(self, loader: Any) -> BlockScorer | None:
+        """How to score some items at a time, where one row of scores of all items is more than ``eval_memory``."""
+        n_items = loader._dataset.item_num
+        if 4 * n_items <= self.config["eval_memory"] * _MIB or self.eval_collector.register.need("rec.meanrank"):
+            return None
+        self.model.eval()
+        cases = loader.dataset.inter_feat if loader.is_sequential else loader.user_df
+        scorer = block_scorer(self.model, cases[: min(len(cases), _N_COMPARED)])
+        if scorer is None:
+            getLogger(__name__).warning(
+                "eval_memory: the scores of one user take %.1f MiB, and %s scores all items at once; more than %d MiB "
+                "are used",
+                4 * n_items / _MIB,
+                type(self.model).__name__,
+                self.config["eval_memory"],
+            )
+        return scorer
+
     def _in_memory(self, loader: Any) -> _MemoryBatches:
         cases = own_cases(loader, share_of(self.config))
-        known, key = getattr(self, "_batches", {}), (id(loader), len(cases))
+        known, key = getattr(self, "_batches", {}), (id(loader), len(cases), self._scorer is None)
         if key not in known:
             known[key] = _MemoryBatches(loader, self._cases_at_once(loader), cases)
         batches: _MemoryBatches = known[key]
@@ -113,12 +141,16 @@ class EvaluationMixin:
         if "eval_batch_size" in user_set or pair_by_pair:  # (RecBole writes every feature of every pair out for those)
             return max(1, int(loader.step))
         room = self.config["eval_memory"] * _MIB // (4 * loader._dataset.item_num)
+        if self._scorer is not None:
+            room = _ROWS_OF_BLOCKS
         most = int(loader.step) if loader.is_sequential else loader.sample_size
         return int(max(1, min(room, most)))
 
     def _full_sort_batch_eval(self, batched_data: Any) -> Any:
         interaction, history, positive_u, positive_i = batched_data
         self._batch += 1
+        if self._scorer is not None:
+            return interaction, self._in_blocks(self._scorer, batched_data), positive_u, positive_i
         batch_eval: Any = super()._full_sort_batch_eval  # type: ignore[misc]
         interaction, scores, positive_u, positive_i = batch_eval((interaction, None, positive_u, positive_i))
         self._check_finite(scores[:, 1:], interaction)
@@ -131,6 +163,24 @@ class EvaluationMixin:
             scores[self._seen_by(interaction[self.config["USER_ID_FIELD"]])] = -torch.inf
             scores[positive_u, positive_i] = kept
         return interaction, scores, positive_u, positive_i
+
+    def _in_blocks(self, scorer: BlockScorer, batched_data: Any) -> ItemBlocks:
+        interaction, hidden, positive_u, positive_i = batched_data
+        n_items, device = self.tot_item_num, self.device
+        if hidden is None and self.config["mask_history"]:
+            row, item = self._seen_by(interaction[self.config["USER_ID_FIELD"]])
+            kept = ~torch.isin(row * n_items + item, positive_u * n_items + positive_i)
+            hidden = row[kept], item[kept]
+        if hidden is None:
+            hidden = torch.zeros(2, 0, dtype=torch.long)
+        size = max(1, self.config["eval_memory"] * _MIB // (2 * 4 * len(interaction)))  # one is made beside another
+        return ItemBlocks(
+            scorer(interaction.to(device), int(size)),
+            len(interaction),
+            n_items,
+            (hidden[0].to(device), hidden[1].to(device)),
+            lambda scores: self._check_finite(scores, interaction),
+        )
 
     def _neg_sample_batch_eval(self, batched_data: Any) -> Any:
         interaction, rows, _, _ = batched_data
