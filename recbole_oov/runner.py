@@ -252,7 +252,12 @@ def prepare(
         check_alike(config, "data", found, "give all machines the same files")
     init_seed(config["seed"], config["reproducibility"])
     with recbole_refusals("the model"):
-        recommender = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+        recommender = get_model(config["model"])(config, train_data._dataset)
+    if not config["single_spec"] and config["shard_backbone"]:  # before it is moved: it may fit no device whole
+        recommender.shard(config["device"])
+    elif config["shard_backbone"]:
+        logger.warning("shard_backbone: this is a run of one process, which keeps all weights; start several")
+    recommender = recommender.to(config["device"])
     logger.info(recommender)
     check_leaks(config, train_data, valid_data, test_data, recommender)
     if not config["single_spec"]:

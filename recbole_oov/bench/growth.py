@@ -15,7 +15,8 @@ from torch import Tensor
 from recbole_oov.bench.clock import Stopwatch
 from recbole_oov.bench.harness import MIB
 from recbole_oov.bench.memory import peak_memory
-from recbole_oov.evaluation.ties import fair_topk
+from recbole_oov.evaluation.groups import GroupedCollector
+from recbole_oov.evaluation.item_blocks import ItemBlocks, dot_product_blocks
 from recbole_oov.lm.backbone import TinySettings, tiny_backbone
 from recbole_oov.lm.placement import fit_content_map
 from recbole_oov.lm.scoring import TokenTree
@@ -25,6 +26,8 @@ from recbole_oov.trainer.evaluation import EvaluationMixin
 Job = Callable[[], object]
 EVAL_MEMORY = 32
 """MiB, the default of ``eval_memory``."""
+BLOCK_MEMORY = 8
+"""MiB that the scores may take which are computed in blocks of items."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,10 @@ def all_curves() -> Iterator[Curve]:
     users = (64, 512, 4_096)
     yield Curve("evaluation, 10,000 items", "users", users, lambda n: _evaluation(n, 10_000), "64 wide, k = 10")
     yield Curve("exact scores", "items", items, lambda n: _tree(n, 32), "8 histories, 32 clusters, 64 wide")
+    many = (10_000, 100_000, 1_000_000, 8_000_000)
+    yield Curve(
+        "evaluation of 64 users, items in blocks", "items", many, _evaluation_in_blocks, "16 wide, eval_memory: 8"
+    )
     clusters = (8, 32, 128, 512)
     yield Curve("exact scores", "clusters", clusters, lambda k: _tree(100_000, k), "8 histories, 100,000 items")
     lengths = (32, 128, 512, 2_048)
@@ -111,16 +118,44 @@ def all_curves() -> Iterator[Curve]:
 
 
 def _evaluation(n_users: int, n_items: int) -> Job:
-    """Scores in batches as large as ``eval_memory`` allows, the ten best of each."""
+    """Scores in batches as large as ``eval_memory`` allows, and what the metrics need of them."""
     users, items = torch.randn(n_users, 64), torch.randn(n_items, 64)
     size = users_at_once(n_items, n_users)
-    ids = torch.arange(n_items)
 
     def job() -> None:
+        collector = _collector(n_users, n_items)
         for rows in torch.arange(n_users).split(size):
-            fair_topk(users[rows] @ items.T, 10, rows, ids)
+            collector.eval_batch_collect(users[rows] @ items.T, *_one_positive(rows))
+        collector.get_data_struct()
 
     return job
+
+
+def _evaluation_in_blocks(n_items: int) -> Job:
+    """64 users, some items at a time."""
+    users, items = torch.randn(64, 16), torch.randn(n_items, 16)
+    nothing = torch.zeros(0, dtype=torch.long)
+
+    def job() -> None:
+        collector = _collector(64, n_items)
+        scored = dot_product_blocks(users, items, BLOCK_MEMORY * MIB // (2 * 4 * 64))
+        blocks = ItemBlocks(scored, 64, n_items, (nothing, nothing), lambda scores: None)
+        collector.eval_batch_collect(blocks, *_one_positive(torch.arange(64)))
+        collector.get_data_struct()
+
+    return job
+
+
+def _collector(n_users: int, n_items: int) -> GroupedCollector:
+    config = {"metrics": ["Recall", "NDCG"], "topk": [10], "device": "cpu", "seed": 2020, "single_spec": True}
+    config |= {"USER_ID_FIELD": "user_id", "eval_args": {"mode": {"valid": "full", "test": "full"}}}
+    collector = GroupedCollector(config)
+    collector.begin(np.arange(n_users), n_items)
+    return collector
+
+
+def _one_positive(users: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    return {"user_id": users}, torch.arange(len(users)), torch.ones_like(users)
 
 
 def users_at_once(n_items: int, n_users: int) -> int:
@@ -128,7 +163,7 @@ def users_at_once(n_items: int, n_users: int) -> int:
     loader = SimpleNamespace(
         step=n_users, is_sequential=True, sample_size=n_users, _dataset=SimpleNamespace(item_num=n_items)
     )
-    trainer = SimpleNamespace(config={"eval_memory": EVAL_MEMORY}, model=None)
+    trainer = SimpleNamespace(config={"eval_memory": EVAL_MEMORY}, model=None, _scorer=None)
     return EvaluationMixin._cases_at_once(trainer, loader)  # type: ignore[arg-type]
 
 

@@ -6,6 +6,7 @@ called, since no position may emit an ordinary word. Pretrained ones are loaded 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -201,8 +202,8 @@ class Backbone(nn.Module):
                 inputs_embeds=vectors.to(self._weights_dtype),
                 attention_mask=self._as_attention(mask, vectors),
                 position_ids=positions,
-                past_key_values=past,
                 use_cache=past is not None,
+                **{self._cache_argument: past},
             )
         states: Tensor = output.last_hidden_state
         return states.float()
@@ -230,6 +231,11 @@ class Backbone(nn.Module):
     def _body(self) -> Any:
         """The model without its head."""
         return self.language_model.base_model
+
+    @property
+    def _cache_argument(self) -> str:
+        """The name that this version of transformers, and this model, have for what was read before."""
+        return "cache" if "cache" in inspect.signature(self._body.forward).parameters else "past_key_values"
 
     @property
     def _weights_dtype(self) -> torch.dtype:

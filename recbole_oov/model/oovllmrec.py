@@ -37,6 +37,7 @@ from recbole_oov.lm.pretrained import pretrained_problems
 from recbole_oov.lm.prompts import Prompts, Template, load_prompts
 from recbole_oov.lm.residual import as_vectors
 from recbole_oov.lm.scoring import TokenTree, token_positions
+from recbole_oov.lm.sharding import shard_frozen
 from recbole_oov.lm.token_init import KINDS, texts_of
 from recbole_oov.lm.token_scores import token_scores, training_ratings
 from recbole_oov.lm.vocabulary import OOVVocabulary, cluster_token, fine_token
@@ -541,6 +542,14 @@ class OOVLLMRec(SequentialRecommender):
         self._calibrated = False
         super().train(mode)
         return self
+
+    def shard(self, device: torch.device) -> None:
+        """Keep a part of the backbone's frozen weights in each process of the run.
+
+        Raises:
+            ConfigError: torch or the backbone's architecture does not allow it.
+        """
+        shard_frozen(self.backbone.language_model, device)
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 

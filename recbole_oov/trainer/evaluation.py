@@ -21,6 +21,7 @@ from recbole_oov.errors import ConfigError, RecBoleOOVError
 from recbole_oov.evaluation.checks import check_evaluation
 from recbole_oov.evaluation.groups import Evaluation, GroupedCollector, GroupedEvaluator
 from recbole_oov.evaluation.item_blocks import BlockScorer, ItemBlocks
+from recbole_oov.lm.sharding import is_sharded
 from recbole_oov.model.block_scorer import block_scorer
 from recbole_oov.processes import from_first, share_of
 
@@ -129,9 +130,23 @@ class EvaluationMixin:
         cases = own_cases(loader, share_of(self.config))
         known, key = getattr(self, "_batches", {}), (id(loader), len(cases), self._scorer is None)
         if key not in known:
-            known[key] = _MemoryBatches(loader, self._cases_at_once(loader), cases)
+            at_once = self._cases_at_once(loader)
+            known[key] = _MemoryBatches(loader, at_once, cases, self._batches_of_all(loader, at_once))
         batches: _MemoryBatches = known[key]
         return batches
+
+    def _batches_of_all(self, loader: Any, at_once: int) -> int | None:
+        """How many batches this process has to make of its cases, where all must call the model equally often."""
+        if not any(is_sharded(weights) for weights in self.model.parameters()):
+            return None
+        n_all, n_processes = int(loader.sample_size), share_of(self.config)[1]
+        n_batches = -(-n_all // (n_processes * at_once))
+        if n_all // n_processes < n_batches:
+            raise ConfigError(
+                f"shard_backbone: {n_all} cases are too few for {n_processes} processes that take {at_once} at a time; "
+                f"raise eval_memory, or start fewer processes"
+            )
+        return n_batches
 
     def _cases_at_once(self, loader: Any) -> int:
         """As many as ``eval_memory`` has room for the scores of; RecBole's number if ``eval_batch_size`` is given."""
@@ -235,20 +250,21 @@ class _MemoryBatches(FullSortEvalDataLoader):
         loader: RecBole's loader.
         n: Cases in a batch.
         cases: The cases that are evaluated. (C,)
+        n_batches: How many batches of nearly the same size are made of them; None where ``n`` decides.
     """
 
-    def __init__(self, loader: Any, n: int, cases: np.ndarray) -> None:
+    def __init__(self, loader: Any, n: int, cases: np.ndarray, n_batches: int | None = None) -> None:
         # Not a loader of its own: nothing of the base class's construction is wanted, only what it is.
         self.__dict__.update(loader.__dict__)
-        self._loader, self._n, self._cases = loader, n, cases
+        self._loader = loader
+        self._parts = np.array_split(cases, n_batches or range(n, len(cases), n)) if len(cases) else []
         self._flat: tuple[_Ragged, _Ragged] | None = None
 
     def __len__(self) -> int:
-        return -(-len(self._cases) // self._n)
+        return len(self._parts)
 
     def __iter__(self) -> Iterator[Any]:
-        for start in range(0, len(self._cases), self._n):
-            yield self._batch(self._cases[start : start + self._n])
+        return map(self._batch, self._parts)
 
     def _batch(self, cases: np.ndarray) -> Any:
         loader = self._loader

@@ -26,6 +26,7 @@ from recbole_oov.compat import load_checkpoint
 from recbole_oov.data.histories import WindowLoader
 from recbole_oov.data.shares import SharedBatches
 from recbole_oov.errors import ConfigError
+from recbole_oov.lm.sharding import is_sharded
 from recbole_oov.processes import alone, from_all, from_first, on_first, share_of
 from recbole_oov.trainer.loss_reduction import loss_reduction
 
@@ -109,7 +110,10 @@ class ProcessGroupTrainer(Trainer):
         self._parallel = None
         if learning:
             options: dict[str, Any] = {_BUFFERS: False}
-            self._parallel = DistributedDataParallel(_Step(self.model), **options)
+            step = _Step(self.model)
+            kept_in_parts = [name for name, weights in step.named_parameters() if is_sharded(weights)]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(step, kept_in_parts)
+            self._parallel = DistributedDataParallel(step, **options)
 
     def _how_the_loss_adds_up(self, loader: Any) -> str:
         declared: str | None = getattr(self.model, "loss_reduction", None)

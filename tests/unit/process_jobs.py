@@ -16,6 +16,7 @@ import torch
 from recbole.sampler import Sampler
 from recbole.trainer import Trainer
 
+from recbole_oov.lm.sharding import is_sharded
 from recbole_oov.processes import torchrun_group
 from recbole_oov.runner import Experiment, prepare
 from recbole_oov.sampler.pools import NegativePools
@@ -44,6 +45,22 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
             "n_heads": 2,
             "inner_size": 32,
             "dropout": 0.0,
+            "prompts": "one-prompt.yaml",
+            "walks_per_node": 2,
+            "MAX_ITEM_LIST_LENGTH": 6,
+            "valid_metric": "NDCG@5",
+            "clip_grad_norm": {"max_norm": 0.5},
+        },
+    ),
+    "sharded": (
+        "OOVLLMRec",
+        {
+            "train_batch_size": 50,
+            "epochs": 2,
+            "n_clusters": 6,
+            "backbone": "lm",
+            "lora_dropout": 0.0,
+            "shard_backbone": True,
             "prompts": "one-prompt.yaml",
             "walks_per_node": 2,
             "MAX_ITEM_LIST_LENGTH": 6,
@@ -82,7 +99,10 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def write_data(folder: Path) -> None:
-    """The data set ``kinds``, of an odd number of users, and prompts of one template, in ``folder``."""
+    """The data set ``kinds``, of an odd number of users, prompts of one template and a backbone, in ``folder``."""
+    import language_models
+
+    language_models.write(folder / "lm", "llama")
     draw, data = random.Random(0), folder / "dataset" / "kinds"
     data.mkdir(parents=True)
     rows = ["user_id:token\titem_id:token\ttimestamp:float"]
@@ -141,9 +161,17 @@ def run(job: str, group: dict[str, Any], put: Callable[[Any, str, Any], None] = 
         "weights": {name: float(v.double().abs().sum()) for name, v in made.model.state_dict().items()},
         "stages": {stage.name: stage.valid_result for stage in getattr(made.trainer, "stages", [])},
         "search": getattr(getattr(made.trainer, "search_report", None), "trajectory", []),
+        "kept": kept_of_frozen(made.model),
         "rows": len(made.train_data._dataset),
         "file": made.trainer.saved_model_file,
     }
+
+
+def kept_of_frozen(model: Any) -> float:
+    """Which part of a frozen backbone's layers this process keeps; 1 where there are none."""
+    frozen = [weights for weights in model.parameters() if not weights.requires_grad and is_sharded(weights)]
+    whole = sum(weights.numel() for weights in frozen)
+    return sum(weights.to_local().numel() for weights in frozen) / whole if frozen else 1.0
 
 
 def experiment(job: str, group: dict[str, Any]) -> Experiment:

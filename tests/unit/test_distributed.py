@@ -107,7 +107,7 @@ def test_the_loss_curve_is_that_of_one_process(both: dict[str, Any], job: str) -
     assert one["losses"]
     for model, curve in one["losses"].items():
         assert first["losses"][model] == pytest.approx(curve, abs=1e-5), model
-    base = "BPR" if job == "USIM" else job  # later stages of USIM are the first process's alone
+    base = {"USIM": "BPR", "sharded": "OOVLLMRec"}.get(job, job)  # later stages of USIM are the first process's alone
     assert second["losses"] == {base: first["losses"][base]}
 
 
@@ -133,6 +133,12 @@ def test_weights_are_the_same_in_both_and_near_those_of_one(both: dict[str, Any]
     names = ("base_users", "base_items") if job == "USIM" else list(one["weights"])
     for name in names:
         assert first["weights"][name] == pytest.approx(one["weights"][name], rel=1e-5, abs=1e-4), name
+
+
+def test_each_process_keeps_half_of_a_sharded_backbone(both: dict[str, Any]) -> None:
+    assert both["one"]["sharded"]["kept"] == 1.0
+    assert [of_process["kept"] for of_process in both["two"]["sharded"]] == pytest.approx([0.5, 0.5], abs=0.05)
+    assert [of_process["kept"] for of_process in both["two"]["OOVLLMRec"]] == [1.0, 1.0]
 
 
 def test_a_batch_with_fewer_rows_than_processes_was_among_them(both: dict[str, Any]) -> None:
