@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import Collector, DataStruct
@@ -71,13 +72,13 @@ class Evaluation:
     Attributes:
         groups: The cases of each group.
         metrics: RecBole's metric objects by name.
-        values: What RecBole's metrics of hits say of each case at 1 to K, ``[group][metric]``. (C, K)
+        patterns: What RecBole's metrics of hits say of the cases.
         result: Metric values by their names in RecBole's result.
     """
 
     groups: dict[str, GroupCases]
     metrics: Mapping[str, Any]
-    values: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    patterns: HitPatterns | None = None
     result: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -109,11 +110,63 @@ class Evaluation:
         for name, metric in self.metrics.items():
             if getattr(metric, "metric_need", None) != ["rec.topk"]:
                 continue  # a value of the whole recommendation, not of a user
-            values = self.values.get(group, {}).get(name)
-            if values is None:
+            if self.patterns is not None and name in self.patterns.values:
+                values = self.patterns.of_cases(name, group)
+            else:
                 values = _values_of_cases(metric, cases.struct)
             for k in metric.topk:
                 yield f"{name}@{k}", values[:, k - 1]
+
+
+class HitPatterns:
+    """Metrics of hits, computed once for all cases that have hits at the same places and as many positives.
+
+    There are far fewer of these than cases, and most cases have no hit at all.
+
+    Args:
+        groups: The groups, at least one, each with ``rec.topk``.
+        metrics: RecBole's metrics of hits by name.
+
+    Attributes:
+        values: By metric, its value for each pattern at 1 to K. (P, K)
+    """
+
+    def __init__(self, groups: Mapping[str, GroupCases], metrics: Mapping[str, Any]) -> None:
+        apart = {name: group for name, group in groups.items() if group.among is None}
+        cases = torch.cat([group.struct.get("rec.topk") for group in apart.values()])
+        patterns, first = _distinct(cases.numpy())
+        parts = np.split(patterns, np.cumsum([len(group.users) for group in apart.values()])[:-1])
+        self._patterns = dict(zip(apart, parts, strict=True))
+        for name, group in groups.items():
+            if group.among is not None:
+                self._patterns[name] = self._patterns[ALL_USERS][group.among]
+        struct = DataStruct()
+        struct.set("rec.topk", cases[torch.from_numpy(first)])
+        self.values = {name: _values_of_cases(metric, struct) for name, metric in metrics.items()}
+
+    def of_cases(self, metric: str, group: str) -> np.ndarray:
+        """The metric of each case of a group. (C, K)"""
+        values: np.ndarray = self.values[metric][self._patterns[group]]
+        return values
+
+    def means(self, group: str) -> dict[str, np.ndarray]:
+        """Each metric's mean over a group's cases. (1, K)"""
+        counts = np.bincount(self._patterns[group])
+        there = counts.nonzero()[0]
+        shares = counts[there] / counts.sum()
+        return {name: (shares @ own[there])[None] for name, own in self.values.items()}
+
+
+def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the distinct rows each is, and where each of those comes first. Rows: K hits, a count. (C, K + 1)"""
+    k, largest = rows.shape[1] - 1, int(rows[:, -1].max(initial=0))
+    if k + largest.bit_length() > 53:  # a row is a number that float64 does not hold exactly
+        return np.arange(len(rows)), np.arange(len(rows))
+    numbers = rows.astype(np.float64) @ np.exp2([*range(k), k])
+    distinct, _ = pd.factorize(numbers)
+    first = np.empty(int(distinct.max(initial=-1)) + 1, dtype=np.int64)
+    first[distinct[::-1]] = np.arange(len(rows))[::-1]
+    return distinct, first
 
 
 def _values_of_cases(metric: Any, struct: DataStruct) -> np.ndarray:
@@ -511,40 +564,24 @@ class GroupedEvaluator(Evaluator):
         """
         if not isinstance(dataobject, dict):
             return super().evaluate(dataobject)  # type: ignore[no-any-return]
-        values = self._values_of_hits(dataobject)
-        results = {name: self._result(group, values[name]) for name, group in dataobject.items() if len(group.users)}
+        of_hits = {name: metric for name, metric in self.metric_class.items() if type(metric) in METRICS_OF_HITS}
+        patterns = HitPatterns(dataobject, of_hits) if of_hits else None
+        results = {
+            name: self._result(group, {} if patterns is None else patterns.means(name))
+            for name, group in dataobject.items()
+            if len(group.users)
+        }
         names = list(next(iter(results.values()), {}))
         result: dict[str, float] = OrderedDict()
         for group in dataobject:
             own = results.get(group, dict.fromkeys(names, np.nan))
             result.update({prefixed(group, name): value for name, value in own.items()})
-        self.last = Evaluation(dataobject, self.metric_class, values, result)
+        self.last = Evaluation(dataobject, self.metric_class, patterns, result)
         return result
 
-    def _values_of_hits(self, groups: dict[str, GroupCases]) -> dict[str, dict[str, np.ndarray]]:
-        """RecBole's metrics of hits for each case, ``[group][metric]``: the cases of all groups at once. (C, K) each"""
-        values: dict[str, dict[str, np.ndarray]] = {group: {} for group in groups}
-        shared = {name: metric for name, metric in self.metric_class.items() if type(metric) in METRICS_OF_HITS}
-        if not shared:
-            return values
-        apart = {name: group for name, group in groups.items() if group.among is None}
-        struct = DataStruct()
-        struct.set("rec.topk", torch.cat([group.struct.get("rec.topk") for group in apart.values()]))
-        ends = np.cumsum([len(group.users) for group in apart.values()])[:-1]
-        for metric in shared:
-            of_all = np.split(_values_of_cases(shared[metric], struct), ends)
-            for name, own in zip(apart, of_all, strict=True):
-                values[name][metric] = own
-            for name, group in groups.items():
-                if group.among is not None:
-                    values[name][metric] = values[ALL_USERS][metric][group.among]
-        return values
-
-    def _result(self, group: GroupCases, values: dict[str, np.ndarray]) -> dict[str, float]:
+    def _result(self, group: GroupCases, means: dict[str, np.ndarray]) -> dict[str, float]:
         result: dict[str, float] = OrderedDict()
         for name, metric in self.metric_class.items():
-            of_hits = values.get(name)
-            result.update(
-                metric.calculate_metric(group.struct) if of_hits is None else metric.topk_result(name, of_hits)
-            )
+            mean = means.get(name)
+            result.update(metric.calculate_metric(group.struct) if mean is None else metric.topk_result(name, mean))
         return result

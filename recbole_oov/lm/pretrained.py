@@ -77,9 +77,7 @@ def pretrained_problems(config: Mapping[str, Any]) -> list[str]:
     names = [targets] if isinstance(targets, str) else targets
     if targets is not None and not (isinstance(names, list) and names and all(isinstance(n, str) and n for n in names)):
         problems.append(f"lora_targets: {targets!r} is not allowed; give names of layers, as [q_proj, v_proj], or ~")
-    if not isinstance(config["shard_backbone"], bool):
-        problems.append(f"shard_backbone: {config['shard_backbone']!r} is not True or False")
-    elif config["shard_backbone"] and PretrainedSettings.of(config).training != "lora":
+    if config["shard_backbone"] is True and PretrainedSettings.of(config).training != "lora":
         problems.append(
             "shard_backbone: it is the frozen weights that are kept in parts, and backbone_training: full leaves none "
             "frozen; give lora, with a pretrained backbone"

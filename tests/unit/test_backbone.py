@@ -334,6 +334,8 @@ def test_one_cluster_for_all_has_a_rank_token_for_each(circles: Any) -> None:
         ("dtype", "float16", "dtype: 'float16' is not one of auto, float32, bfloat16"),
         ("attention", "flash", "attention: 'flash' is not one of auto, sdpa, eager"),
         ("token_init", "zeros", "token_init: 'zeros' is not one of auto, text, mean, random"),
+        ("shard_backbone", True, "shard_backbone: .* backbone_training: full leaves none frozen"),
+        ("shard_backbone", 3, "shard_backbone: 3 is not allowed; it must be True or False"),
         ("lora_r", 0, "lora_r: 0 is not allowed"),
         ("lora_alpha", -1, "lora_alpha: -1 is not allowed"),
         ("lora_dropout", 1, "lora_dropout: 1 is not allowed"),
