@@ -65,6 +65,20 @@ METRICS_OF_HITS = frozenset(_FAST.values())
 """Those whose value for a case depends on which of its places are hits, and on its number of positives."""
 
 
+def values_of_hits(name: str, hits: np.ndarray, n_positives: np.ndarray) -> np.ndarray:
+    """RecBole's metric of a name, in small letters, at 1 to K for each case; float64.
+
+    Args:
+        name: One of :data:`METRICS_OF_HITS` as RecBole calls it.
+        hits: Which places are hits. (C, K)
+        n_positives: How many items there were to be found. (C,)
+    """
+    stock = next(stock for stock in _FAST if stock.__name__.lower() == name)
+    metric = _FAST[stock]({"metric_decimal_place": 4, "topk": [hits.shape[1]]})
+    given = (hits,) if stock in (Hit, Precision, MRR) else (hits, n_positives)
+    return np.asarray(metric.metric_info(*given), dtype=np.float64)
+
+
 def without_loops(metrics: dict[str, Any], config: Any) -> dict[str, Any]:
     """The metric objects by name, RecBole's replaced; others, registered ones too, as they are."""
     return {name: _FAST[type(metric)](config) if type(metric) in _FAST else metric for name, metric in metrics.items()}

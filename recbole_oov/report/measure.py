@@ -33,7 +33,7 @@ from recbole_oov.config.keys import yaml_keys
 from recbole_oov.evaluation.ranks import target_ranks
 from recbole_oov.report.cells import Cell, carved
 from recbole_oov.report.share import with_shared_base
-from recbole_oov.report.user_values import pack
+from recbole_oov.report.user_values import users_of_row
 
 __all__ = ["finished_row", "row_of", "run_cell"]
 
@@ -234,11 +234,8 @@ def _ranks(experiment: Any, cell: Cell) -> dict[str, Any]:
 def _users(experiment: Any) -> dict[str, Any]:
     """Any split: every user's metrics, by group, users in the order of their tokens."""
     last, dataset, field = experiment.trainer.last_evaluation, experiment.dataset, experiment.model.USER_ID
-    values: dict[str, dict[str, str]] = {}
     users = sorted(dataset.id2token(field, last.users["overall"]))
-    for group, metrics in last.per_user.items():
-        order = np.argsort(dataset.id2token(field, last.users[group]))
-        values[group] = {name: pack(per_user[order]) for name, per_user in metrics.items()}
+    orders = {group: np.argsort(dataset.id2token(field, of_group)) for group, of_group in last.users.items()}
     rows = experiment.test_data._dataset.inter_feat
     tokens = [dataset.id2token(name, rows[name].numpy()) for name in (field, experiment.model.ITEM_ID)]
     pairs = sorted(f"{user}\t{item}" for user, item in zip(*tokens, strict=True))
@@ -246,5 +243,5 @@ def _users(experiment: Any) -> dict[str, Any]:
         "targets": hashlib.sha256("\n".join(pairs).encode()).hexdigest(),
         "user_tokens": hashlib.sha256("\n".join(users).encode()).hexdigest(),
         "test_result": {name: float(value) for name, value in last.result.items()},
-        "users": values,
+        **users_of_row(last, orders),
     }

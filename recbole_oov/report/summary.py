@@ -15,7 +15,7 @@ from recbole_oov.errors import ConfigError
 from recbole_oov.evaluation.groups import ALL_USERS, OOV, OVERALL, group_of, prefixed
 from recbole_oov.evaluation.ranks import metrics_of_ranks
 from recbole_oov.report.statistics import Comparison, bootstrap_intervals, compare, corrected, smaller_is_better
-from recbole_oov.report.user_values import user_values
+from recbole_oov.report.user_values import metrics_of_row, values_of_row
 
 Rows = list[dict[str, Any]]
 Column = tuple[str, str]
@@ -270,11 +270,11 @@ def _values_of_users(lines: Iterable[Line]) -> list[Values]:
     values: list[Values] = []
     for line in lines:
         of_line: Values = {}
-        shared = line.rows[0]["users"] if line.rows else {}
-        for group, metrics in shared.items():
+        kept = [metrics_of_row(row) for row in line.rows]
+        for group, metrics in kept[0].items() if kept else ():
             for metric in metrics:
-                if all(metric in row["users"].get(group, {}) for row in line.rows):
-                    each = [user_values([row], metric, group)[0] for row in line.rows]
+                if all(metric in of_row.get(group, ()) for of_row in kept):
+                    each = [values_of_row(row, metric, group) for row in line.rows]
                     same = len({len(one) for one in each}) == 1
                     of_line[group, metric] = np.array(each) if same else each
         values.append(of_line)

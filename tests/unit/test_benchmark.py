@@ -9,13 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.registry import properties_folder
 from recbole_oov.report import measure
 from recbole_oov.report.benchmark import benchmark, cells_of, read_results, read_spec
 from recbole_oov.report.carve import carve_validation
-from recbole_oov.report.user_values import pack, unpack
+from recbole_oov.report.user_values import (
+    metrics_of_row,
+    pack,
+    pack_hits,
+    unpack,
+    unpack_hits,
+    users_of_row,
+    values_of_row,
+)
+from recbole_oov.runner import prepare
 
 
 def spec_file(tmp_path: Path, circles: Any, **changes: Any) -> str:
@@ -169,6 +180,10 @@ def test_lines_that_are_no_rows_are_left_out_and_damaged_values_are_named(tmp_pa
     assert read_results(path) == [{"key": "k"}]
     with pytest.raises(DataError, match=r"values that are damaged .*take its line out of results.jsonl"):
         unpack(pack(np.ones(5))[:-8])
+    hits = pack_hits(np.ones((50, 3), dtype=bool), np.arange(50))
+    for text in (hits[:-8], "", "AAAA", hits[:8] + "////" + hits[12:]):
+        with pytest.raises(DataError, match="values that are damaged"):
+            unpack_hits(text)
 
 
 def users_spec(tmp_path: Path, circles: Any, **changes: Any) -> str:
@@ -235,9 +250,9 @@ def test_parts_share_models_and_keep_the_metrics_of_every_user(
     rows = read_results(output / "results.jsonl")
     assert len(rows) == 6 and not [row for row in rows if "error" in row]
     for row in rows:
-        assert unpack(row["users"]["overall"]["recall@5"]).mean() == pytest.approx(
-            row["test_result"]["recall@5"], abs=1e-4
-        )
+        assert set(metrics_of_row(row)) >= {"overall"} and "users" not in row
+        for metric in metrics_of_row(row)["overall"]:
+            assert values_of_row(row, metric).mean() == pytest.approx(row["test_result"][metric], abs=1e-4)
         assert row["epochs"] == 2 and 1 <= row["epochs_to_best"] <= 2
         scores = dict(row["valid_scores"])
         assert sorted(scores) == [0, 1] and max(scores.values()) == pytest.approx(row["best_valid"], abs=1e-6)
@@ -298,6 +313,42 @@ def test_validation_is_carved_out_of_a_published_split(tmp_path: Path) -> None:
     assert {user for user, _ in kept} == {f"u{u}" for u in range(20)} and {item for _, item in kept} >= {"i0", "i11"}
     with pytest.raises(DataError, match=r"none\.train\.inter is missing"):
         carve_validation(tmp_path / "none", tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", ["hits", "users"])
+def test_what_a_row_keeps_of_users_is_what_was_measured(
+    form: str, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if form == "users":  # as with metrics that someone registered
+        monkeypatch.setattr("recbole_oov.report.user_values.METRICS_OF_HITS", frozenset())
+    options = {
+        "metrics": ["Recall", "NDCG", "MAP", "MRR", "Hit", "Precision", "ItemCoverage"],
+        "topk": [2, 5],
+        "valid_metric": "NDCG@5",
+        "oov_split": "random",
+        "data_checks": "warn",
+        "show_progress": False,
+        "state": "ERROR",
+    }
+    ready = prepare("BPR", "tiny", config_dict=options, argv=[])
+    ready.trainer.evaluate(ready.test_data, load_best_model=False)
+    last = ready.trainer.last_evaluation
+    orders = {group: np.argsort(-users) for group, users in last.users.items()}
+    kept = json.loads(json.dumps(users_of_row(last, orders)))
+    assert list(kept) == [form]
+    for group, names in metrics_of_row(kept).items():
+        assert len(names) == 12 and len(last.users[group])
+        for name in names:
+            of_users = last.per_user[group][name][orders[group]]
+            np.testing.assert_allclose(values_of_row(kept, name, group), of_users, atol=1e-7)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(1, 50))
+def test_hits_survive_packing(seed: int, n_users: int, k: int) -> None:
+    draw = np.random.default_rng(seed)
+    hits, n_positives = draw.random((n_users, k)) < 0.1, draw.integers(0, 65_536, n_users)
+    found = unpack_hits(pack_hits(hits, n_positives))
+    assert np.array_equal(found[0], hits) and np.array_equal(found[1], n_positives)
 
 
 def test_user_values_survive_packing() -> None:
