@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recbole_oov.bench.clock import Stopwatch
 from recbole_oov.bench.harness import MIB
+from recbole_oov.bench.imagination import one_update
 from recbole_oov.bench.memory import peak_memory
 from recbole_oov.evaluation.groups import GroupedCollector
 from recbole_oov.evaluation.item_blocks import ItemBlocks, dot_product_blocks
@@ -111,6 +112,11 @@ def all_curves() -> Iterator[Curve]:
     yield Curve("backbone, forward and backward", "tokens", lengths, _backbone, "4 rows, the tiny backbone")
     widths = (16, 64, 256, 1_024)
     yield Curve("placing items by content", "content width", widths, _placement, "2,000 items, 64-d vectors")
+    for over, sizes, job, fixed in (
+        ("items", (256, 1_024, 4_096, 16_384), lambda n: one_update(n, 20), "5,551 users, 20 candidates of each kind"),
+        ("candidates", (5, 20, 80, 320), lambda k: one_update(1_024, k), "5,551 users, 1,024 items"),
+    ):
+        yield Curve("imagination, an update", over, sizes, job, fixed)
     yield Curve("uniform pools", "items", items, lambda n: _pool(n, 16), "2,048 users, pools of 16")
     yield Curve("uniform pools", "pool size", (4, 16, 64, 256), lambda p: _pool(10_000, p), "2,048 users, 10,000 items")
     rows = (10_000, 100_000, 1_000_000, 10_000_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -66,9 +67,22 @@ def sequences(setting: Setting) -> Contest:
     )
 
 
+def one_update(n_items: int, candidates: int) -> Callable[[], object]:
+    """Sequences of a batch of items over CiteULike-a's users, and the gradients of PPO's first update."""
+    task = _made_up(5551, n_items, candidates, 64)
+
+    def job() -> None:
+        steps = _tried(task)
+        _learned(task, steps, [step.candidates for step in steps], dense=False)
+
+    return job
+
+
 def _task(setting: Setting) -> _Task:
-    n_users, n_items, k = (60, 12, 3) if setting.tiny else (5551, 1024, 20)
-    size = 8 if setting.tiny else 64
+    return _made_up(60, 12, 3, 8) if setting.tiny else _made_up(5551, 1024, 20, 64)
+
+
+def _made_up(n_users: int, n_items: int, k: int, size: int) -> _Task:
     torch.manual_seed(2020)
     known = torch.ones(n_users + 1, dtype=torch.bool)
     users = UserSpace(F.normalize(torch.randn(n_users + 1, size), dim=1), known)

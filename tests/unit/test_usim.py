@@ -186,6 +186,21 @@ def test_the_ranking_objectives_train_as_well_and_know_new_items(folder: Path, o
     assert shown.reward_names[0] == ("among items" if "imagination_reward" in options else "embedding")
 
 
+def test_the_differentiated_objective_trains_from_end_to_end(folder: Path) -> None:
+    options = {"imagination_learning": "direct", "imagination_epochs": 8, "stop_rule": "fixed", "stop_steps": 3}
+    gained = []
+    for rate in (1e-9, 0.02):
+        made = experiment(folder, **options, policy_learning_rate=rate)
+        made.trainer.fit(made.train_data, None, saved=False, show_progress=False)  # the last policy, not the best
+        model = model_of(made)
+        rewards = model.imagine(model.content[model.iv_items], model.iv_items).rewards
+        assert rewards is not None
+        gained.append(float(rewards.sum(dim=(1, 2)).mean()))
+    assert gained[1] > gained[0] + 0.05, gained
+    result = made.trainer.evaluate(made.test_data, load_best_model=False)
+    assert result["oov_recall@5"] > 1.5 * 5 / made.trainer.last_evaluation.counts()["oov"]["items"]
+
+
 def test_one_seed_gives_one_model(folder: Path, done: Experiment) -> None:
     again = trained(folder, stop_rule="fixed", stop_steps=3).model.state_dict()
     for name, value in done.model.state_dict().items():
