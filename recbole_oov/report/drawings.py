@@ -72,7 +72,9 @@ def scatter(table: Table, column: Column) -> Markup | None:
         )
     drawn: list[tuple[float, ...]] = [(x(p.cost) - 1.5, y(p.high), x(p.cost) + 1.5, y(p.low)) for p in models]
     drawn += [_box(*pair) for pair in pairwise(steps)]
-    parts += _labels([(x(p.cost), y(p.value), p.name) for p in models], drawn, width, height - 44)
+    named = sorted(models, key=lambda point: not point.front)  # those that nobody beats get their names first
+    places = [(x(p.cost), y(p.value), p.name, p.front) for p in named]
+    parts += _labels(places, drawn, width, height - 44)
     parts.append(tag("text", "seconds of training", x=(56 + width - 12) / 2, y=height - 6, class_="axis middle"))
     parts.append(tag("text", label, x=4, y=10, class_="axis"))
     return _svg(width, height, f"{label} against seconds of training, {len(models)} models", parts)
@@ -101,11 +103,15 @@ def _grid(x: Scale, y: Scale, width: int, height: int) -> Iterator[Markup]:
 
 
 def _labels(
-    places: list[tuple[float, float, str]], drawn: Sequence[tuple[float, ...]], width: float, bottom: float
+    places: list[tuple[float, float, str, bool]], drawn: Sequence[tuple[float, ...]], width: float, bottom: float
 ) -> Iterator[Markup]:
-    """Names beside their points, where they cover neither a point nor a line nor another name."""
-    taken = [*((x - 6, y - 6, x + 6, y + 6) for x, y, _ in places), *drawn]
-    for x, y, name in places:
+    """Names beside their points, where they cover neither a point nor a line nor another name.
+
+    A name that would cover another's is left out, unless it has to be there; the point still says it when pointed at.
+    """
+    taken = [*((x - 6, y - 6, x + 6, y + 6) for x, y, _, _ in places), *drawn]
+    names: list[tuple[float, ...]] = []
+    for x, y, name, needed in places:
         name = shortened(name, 22)
         length = _length(name)
         options = [(x + 9, y + 4), (x - 9 - length, y + 4), (x + 9, y - 8), (x + 9, y + 16)]
@@ -119,7 +125,10 @@ def _labels(
         boxes = [(left, base - 10, left + length, base + 3) for left, base in options]
         inside = [box for box in boxes if box[0] > 50 and box[2] < width and box[1] > 0 and box[3] < bottom]
         box = min(inside or boxes[:1], key=lambda box: sum(_overlap(box, other) for other in taken))
+        if not needed and any(_overlap(box, other) for other in names):
+            continue
         taken.append(box)
+        names.append(box)
         if options.index((box[0], box[1] + 10)) > 1:  # not just beside it: a line says whose name it is
             yield tag("line", x1=x, y1=y, **_nearest(box, x, y), class_="leader")
         # Tied to the end at the point, whatever font the reader has.
