@@ -474,11 +474,10 @@ class _Positives:
 
     def counts(self, is_oov: Tensor | None = None) -> dict[str, Tensor]:
         """How many positives of each group each row has; ``is_oov`` says which are OOV items, (P,). (B, 1) each"""
-        counts = {OVERALL: torch.bincount(self.rows, minlength=self.shape[0])[:, None]}
-        if is_oov is not None:
-            counts[OOV] = torch.bincount(self.rows[is_oov], minlength=self.shape[0])[:, None]
-            counts[IV] = counts[OVERALL] - counts[OOV]
-        return counts
+        if is_oov is None:
+            return {OVERALL: torch.bincount(self.rows, minlength=self.shape[0])[:, None]}
+        of_both = torch.bincount(2 * self.rows + is_oov, minlength=2 * self.shape[0]).view(-1, 2)
+        return {IV: of_both[:, :1], OOV: of_both[:, 1:], OVERALL: of_both.sum(dim=1, keepdim=True)}
 
     def hits(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Whether some columns of some rows are positives. (R,), (R, k) -> (R, k) bool"""
@@ -499,7 +498,7 @@ class _Positives:
         if is_oov is None:
             least = _last(best[OVERALL])[self.rows]
         else:  # who is among the best of all items is among the best of a group
-            least = torch.where(is_oov, _last(best[OOV])[self.rows], _last(best[IV])[self.rows])
+            least = torch.stack([_last(best[IV]), _last(best[OOV])], dim=1).view(-1)[2 * self.rows + is_oov]
         values = scores.reshape(-1)[self.keys]
         near = ((values >= least) & values.isfinite()).nonzero()[:, 0]
         rows, values = self.rows[near], values[near][:, None]
