@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from rich.table import Table
 
 import recbole_oov
 from recbole_oov.bench.harness import Outcome, compete
+from recbole_oov.bench.memory import blocks_apart
 from recbole_oov.bench.recbole_side import data_folder
 from recbole_oov.bench.suites import SUITES, Setting, Suite
 from recbole_oov.checkpoints.files import put_in_place, write_temporary
@@ -123,7 +125,8 @@ def measured(suite: Suite, setting: Setting, repeats: int) -> dict[str, Any]:
     if dataset is not None and data_folder(dataset, setting.data_path) is None:
         brings = f" ({_BRINGS[dataset]})" if dataset in _BRINGS else ""
         return {**row, "skipped": f"needs {dataset}{brings}; name the folder that it lies in: --data_path=…"}
-    return {**row, **_of_outcome(suite, compete(suite.build(setting), repeats=repeats))}
+    with blocks_apart() if "memory" in suite.bars else nullcontext():
+        return {**row, **_of_outcome(suite, compete(suite.build(setting), repeats=repeats))}
 
 
 def _of_outcome(suite: Suite, outcome: Outcome) -> dict[str, Any]:

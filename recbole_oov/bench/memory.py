@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+_MMAP_THRESHOLD, _LARGEST_THRESHOLD = -3, 32 << 20  # of glibc's mallopt; where it ends by itself in a long run
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
@@ -44,6 +45,27 @@ def peak_memory() -> Iterator[Peak]:
         return
     yield peak
     peak.bytes = max(0, _kib("VmHWM") - resident) * 1024
+
+
+@contextmanager
+def blocks_apart() -> Iterator[None]:
+    """Let the C library fetch each large block from the system and give it back, so that a peak counts what is in use.
+
+    Else it keeps large blocks, the more of them the longer a process has run, and both sides of a comparison fill what
+    others have left. It is slower, alike for both.
+    """
+    _set_threshold(256 << 10)
+    try:
+        yield
+    finally:
+        _set_threshold(_LARGEST_THRESHOLD)
+
+
+def _set_threshold(size: int) -> None:
+    try:
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, size)
+    except (OSError, AttributeError):
+        return  # another C library
 
 
 def _kib(name: str) -> int:

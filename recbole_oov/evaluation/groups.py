@@ -233,14 +233,12 @@ class GroupedCollector(Collector):
         cases = self._next_cases(len(scores)).to(scores.device)
         positives = _Positives(scores.shape, rows.to(cases.device), columns.to(cases.device))
         items = self._items_of_group(scores)
-        best = self._best_values(scores, items)
+        best, by_item = self._best_values(scores, items)
         is_oov = None if self._oov_mask is None else self._oov_mask.to(positives.columns.device)[positives.columns]
         counts = positives.counts(is_oov)
         hits = positives.hits_by_value(
             scores, {group: best[group][:, : self._places(own)] for group, own in items.items()}, is_oov
         )
-        # Values tell which places the positives take as long as no two of them are equal.
-        by_item = torch.stack([_tied(values) for values in best.values()]).any(dim=0)
         if self.register.need("rec.items"):
             by_item = torch.ones_like(by_item)
         chosen: dict[str, tuple[Tensor, Tensor]] = {}
@@ -284,25 +282,33 @@ class GroupedCollector(Collector):
     def _places(self, items: Tensor) -> int:
         return int(min(max(self.topk), len(items)))
 
-    def _best_values(self, scores: Tensor, items: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The best scores of each group, best first; more than its places, where it has them, so that ties show. (B, .)
+    def _best_values(self, scores: Tensor, items: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """The best scores of each group, best first, and in which rows two of them are equal.
 
-        IV items are told apart among the best of all items, twice as many, as those that are not among the best OOV
-        items: a selection of their own would cost as much as that of all items.
+        Values tell which places positives take as long as no two are equal. One more than a group has places shows
+        whether the last is. IV items are told apart among the best of all items, twice as many, as those that are not
+        among the best OOV items: a selection of their own would cost as much as that of all items.
+
+        Returns:
+            (B, k or more) for each group, and (B,) bool.
         """
         width = max(self.topk) + 1
         if self._oov_mask is None:
-            return {OVERALL: best_values(scores, (width, None))[0]}
-        best, oov = best_values(scores, (2 * width, None), (width + 1, items[OOV]))
+            (best,) = best_values(scores, (width, None))
+            return {OVERALL: best}, _tied(best)
+        best, oov = best_values(scores, (2 * width + 1, None), (width + 1, items[OOV]))
         place = torch.searchsorted(-best, -oov)
-        iv = torch.cat([best, best.new_empty(len(best), 1)], dim=1).scatter_(1, place, -torch.inf)[:, :-1]
+        iv = best.scatter(1, place.clamp(max=best.shape[1] - 1), -torch.inf)[:, :-1]  # the last column is for the rest
+        best = best[:, :-1]
         (iv,) = best_values(iv, (min(width, len(items[IV])), None))
         # More OOV items there than places, and some may not have been known as such; or too few are left that are IV.
         n_oov = (place < best.shape[1]).sum(dim=1)
         short = (n_oov > min(width, best.shape[1] - iv.shape[1])).nonzero()[:, 0]
         if len(short):
             (iv[short],) = best_values(scores[short], (iv.shape[1], items[IV]))
-        return {IV: iv, OOV: oov, OVERALL: best}
+        tied = _tied(best) | _tied(oov)
+        tied[short] |= _tied(iv[short])
+        return {IV: iv, OOV: oov, OVERALL: best}, tied
 
     def _best_items(self, scores: Tensor, cases: Tensor, items: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """The best scores of each group and their items, best first, ties by lot. (B, k) each"""
