@@ -13,7 +13,7 @@ from recbole_oov.bench import command
 from recbole_oov.bench.growth import EVAL_MEMORY, Curve, all_curves, growth, slope, users_at_once
 from recbole_oov.bench.harness import Contest, Side, compete, numbers_differ, tensors_differ
 from recbole_oov.bench.memory import peak_memory
-from recbole_oov.bench.quality import quality, reached, trained
+from recbole_oov.bench.quality import PATIENCE, best, quality, reached, trained
 from recbole_oov.bench.recbole_side import data_folder, experiment
 from recbole_oov.bench.suites import SUITES, Setting, Suite
 from recbole_oov.cli import main
@@ -187,10 +187,13 @@ def test_time_to_quality_is_when_the_goal_is_first_reached() -> None:
     assert reached([(1.0, 0.1)], 0.2) is None
 
 
-def test_time_to_quality_stops_at_the_goal(workplace: Path) -> None:
+def test_time_to_quality_stops_where_nothing_gets_better(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = experiment(TINY, "BPR", "ml-100k", sampler="uniform")
     assert len(trained(mine, mine.trainer, 2)) == 2
-    assert len(trained(mine, mine.trainer, 2, goal=0.0)) == 1
+    values = iter([0.1, 0.3, *[0.2] * 20])
+    monkeypatch.setattr("recbole_oov.bench.quality._validated", lambda _: next(values))
+    curve = trained(mine, mine.trainer, 30)
+    assert len(curve) == 2 + PATIENCE and best(curve) == 0.3
 
 
 def test_quality_needs_implicit(monkeypatch: pytest.MonkeyPatch) -> None:
