@@ -41,7 +41,7 @@ _RACES = {
     "LightGCN": _Race({"learning_rate": 0.005}, {"sampler": "uniform"}, 100, (2020, 2021, 2022)),
     "SASRec": _Race({"train_neg_sample_args": None}, {"train_positions": "all"}, 12, (2020,)),  # minutes an epoch
 }
-_IMPLICIT = tuple(itertools.product((0.01, 0.03, 0.1), (0.001, 0.01, 0.1)))
+_IMPLICIT = tuple(itertools.product((0.003, 0.01, 0.03), (0.0001, 0.001, 0.01)))
 """Learning rates and weights of the regularisation that ``implicit``'s BPR is tuned over."""
 
 
