@@ -293,7 +293,7 @@ def test_a_shared_base_model_gives_the_same_results(here: Path) -> None:
         rows[share] = read_results(output / "results.jsonl")
     for apart, together in zip(rows[False], rows[True], strict=True):
         assert "error" not in together
-        for key in ("key", "name", "best_valid", "test_result", "users", "epochs", "options"):
+        for key in ("key", "name", "best_valid", "test_result", "hits", "epochs", "options"):
             assert apart[key] == together[key], key
         assert "base" not in apart and together["base_seconds"] > 0 and together["base_epochs"] == 3
     assert len({row["base"] for row in rows[True]}) == 1 and len(list((here / "True/out/base").iterdir())) == 1
