@@ -113,7 +113,8 @@ def test_ml_1m_is_looked_for(tmp_path: Path) -> None:
 def test_unknown_suites_are_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "pool-uniform", "nonsense"]) == 2
     said = capsys.readouterr().err
-    assert "no suite 'pool-uniform'; did you mean pools-uniform?" in said and "'nonsense'; there are head-memory" in said
+    assert "no suite 'pool-uniform'; did you mean pools-uniform?" in said
+    assert "'nonsense'; there are head-memory" in said
 
 
 @pytest.mark.parametrize(
