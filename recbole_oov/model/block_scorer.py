@@ -15,6 +15,8 @@ from recbole_oov.model.base_embeddings import base_embeddings
 
 _TOLERANCE = 1e-4
 """Relative to the largest score: sums in another order."""
+REFUSALS = (TypeError, AttributeError, LookupError, ValueError, RuntimeError)
+"""What a model raises whose methods take other things than those of RecBole's sequential models."""
 
 
 def block_scorer(model: Any, cases: Interaction) -> BlockScorer | None:
@@ -43,19 +45,15 @@ def of_embeddings(model: Any) -> BlockScorer | None:
 
 
 def _of_histories(model: Any, cases: Interaction) -> BlockScorer | None:
-    """A sequential model that scores by the dot product of ``forward(histories, lengths)`` and ``item_embedding``."""
-    table = getattr(getattr(model, "item_embedding", None), "weight", None)
-    if not isinstance(table, Tensor) or len(table) < model.n_items:
-        return None
-    items = table[: model.n_items].detach()  # some models have a row for a mask behind the items
     asked = Interaction({**cases.interaction, model.ITEM_ID: torch.arange(len(cases)) % (model.n_items - 1) + 1})
-    asked = asked.to(items.device)
-    try:
-        made = model.forward(asked[model.ITEM_SEQ], asked[model.ITEM_SEQ_LEN])
-        predicted = model.predict(asked).view(-1)
-    except (TypeError, AttributeError, LookupError, ValueError, RuntimeError):  # forward takes other things
+    asked = asked.to(model.device)
+    found = histories_and_items(model, asked)
+    if found is None:
         return None
-    if not isinstance(made, Tensor) or made.shape != (len(asked), items.shape[1]):
+    made, items = found
+    try:
+        predicted = model.predict(asked).view(-1)
+    except REFUSALS:
         return None
     products = (made * items[asked[model.ITEM_ID]]).sum(dim=1)
     if not (products - predicted).abs().max() <= _TOLERANCE * predicted.abs().max().clamp(min=1e-12):
@@ -63,3 +61,23 @@ def _of_histories(model: Any, cases: Interaction) -> BlockScorer | None:
     return lambda interaction, size: dot_product_blocks(
         model.forward(interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN]), items, size
     )
+
+
+def histories_and_items(model: Any, cases: Interaction) -> tuple[Tensor, Tensor] | None:
+    """What a sequential model may score by the dot product of: ``forward(histories, lengths)`` and ``item_embedding``.
+
+    Returns:
+        (B, d) and (n_items, d), whose products are still to be compared with the model's scores; None where the model
+        has no such table, or its ``forward`` takes or gives something else.
+    """
+    table = getattr(getattr(model, "item_embedding", None), "weight", None)
+    if not isinstance(table, Tensor) or len(table) < model.n_items:
+        return None
+    items = table[: model.n_items].detach()  # some models have a row for a mask behind the items
+    try:
+        made = model.forward(cases[model.ITEM_SEQ], cases[model.ITEM_SEQ_LEN])
+    except REFUSALS:
+        return None
+    if not isinstance(made, Tensor) or made.shape != (len(cases), items.shape[1]):
+        return None
+    return made, items

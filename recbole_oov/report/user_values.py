@@ -101,11 +101,6 @@ def values_of_row(row: Mapping[str, Any], metric: str, group: str = OVERALL) -> 
     return values
 
 
-def user_values(rows: list[dict[str, Any]], metric: str, group: str = OVERALL) -> np.ndarray:
-    """A metric of every user in every row. (S, U)"""
-    return np.array([values_of_row(row, metric, group) for row in rows])
-
-
 def _damaged(error: Exception) -> DataError:
     return DataError(
         f"a row of the results holds users' values that are damaged ({error}); take its line out of results.jsonl, "

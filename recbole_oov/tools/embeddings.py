@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recbole_oov.errors import ConfigError
 from recbole_oov.model.base_embeddings import base_embeddings
+from recbole_oov.model.block_scorer import REFUSALS, histories_and_items
 from recbole_oov.model.cold_start import ColdStartRecommender
 
 _N_USERS = 64
@@ -83,22 +84,20 @@ _REMEDY = "choose BPR, LightGCN, NGCF, SASRec, GRU4Rec or a cold-start model suc
 
 
 def _sequential(model: Any, dataset: Any) -> Embeddings:
-    name, table = type(model).__name__, getattr(getattr(model, "item_embedding", None), "weight", None)
+    name = type(model).__name__
+    histories = dataset.inter_feat[:_N_USERS].to(model.device)
     refusal = ConfigError(
         f"export: {name} does not score by the dot product of a history's representation, forward(histories, lengths), "
         f"and item_embedding, so that no table of embeddings can stand in for it; {_REMEDY}"
     )
-    if not isinstance(table, Tensor) or len(table) < model.n_items:
+    found = histories_and_items(model, histories)
+    if found is None:
         raise refusal
-    items = table[: model.n_items].detach()  # some models have a row for a mask behind the items
-    histories = dataset.inter_feat[:_N_USERS].to(items.device)
+    made, items = found
     try:
-        made = model.forward(histories[model.ITEM_SEQ], histories[model.ITEM_SEQ_LEN])
         scores = model.full_sort_predict(histories).view(len(histories), -1)
-    except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:  # forward takes other things
+    except REFUSALS as error:
         raise refusal from error
-    if not isinstance(made, Tensor) or made.shape != (len(histories), items.shape[1]):
-        raise refusal
     return Embeddings(items, None, _gap(name, (made @ items.T)[:, 1:], scores[:, 1:]), scores[:, 1:].numel())
 
 
