@@ -18,9 +18,10 @@ from recbole_oov.data.atomic import check_atomic_files
 from recbole_oov.data.leaks import check_leaks
 from recbole_oov.data.oov_files import check_split_files
 from recbole_oov.errors import ConfigError, DataError
+from recbole_oov.evaluation.answers import TaskResults
 from recbole_oov.evaluation.checks import check_evaluation
 from recbole_oov.evaluation.per_user import user_tokens, users_file, write_per_user
-from recbole_oov.evaluation.table import group_table
+from recbole_oov.evaluation.table import group_table, task_table
 from recbole_oov.launch import free_port, spawn
 from recbole_oov.processes import check_alike, leave_group, naming_the_lost, seed_process, share_of, torchrun_group
 from recbole_oov.refusals import recbole_refusals
@@ -75,8 +76,9 @@ def run(
     Returns:
         RecBole's result: ``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``, under
         the OOV protocol with the metrics of the other groups of items (``oov_recall@10``) beside RecBole's;
-        ``test_groups``, the users, items and targets behind each group; and ``model_file``, the checkpoint's path,
-        None if nothing was saved. Of processes started here, the first one's.
+        ``test_groups``, the users, items and targets behind each group; with ``tasks`` of OOVLLMRec ``task_results``,
+        by task, by who answers, metrics by name; and ``model_file``, the checkpoint's path, None if nothing was saved.
+        Of processes started here, the first one's.
 
     Raises:
         ProcessError: A process was killed or failed; all others have been ended.
@@ -180,14 +182,24 @@ def _run_one(
     logger.info(set_color("best valid ", "yellow") + f": {best_valid_result}")
     logger.info(set_color("test result", "yellow") + f": {test_result}")
     groups = _report_groups(experiment)
+    tasks = task_results(experiment, show_progress=show_progress)
+    for task, found in tasks.items():
+        logger.info(set_color(f"test result of {task}", "yellow") + f":\n{task_table(found)}")
     return {
         "best_valid_score": best_valid_score,
         "valid_score_bigger": config["valid_metric_bigger"],
         "best_valid_result": best_valid_result,
         "test_result": test_result,
         "test_groups": groups,
+        **({"task_results": tasks} if tasks else {}),
         "model_file": trainer.saved_model_file if saved else None,
     }
+
+
+def task_results(experiment: Experiment, *, show_progress: bool) -> TaskResults:
+    """On the test part, what the model does beside ranking, where it does (``tasks`` of OOVLLMRec); else nothing."""
+    measure = getattr(experiment.trainer, "task_results", None)
+    return {} if measure is None else measure(experiment.test_data, show_progress=show_progress)
 
 
 def _report_groups(experiment: Experiment) -> dict[str, dict[str, int]]:

@@ -191,6 +191,7 @@ class OOVConfig(Config):
         self._mend_eval_args(final, sequential=sequential)
         self._mend_load_col(final, sequential=sequential)
         self._load_item_text(final)
+        self._load_interaction_columns(final)
 
     def _mend_eval_args(self, final: dict[str, Any], *, sequential: bool) -> None:
         self._take_oov_split(final)
@@ -248,6 +249,19 @@ class OOVConfig(Config):
             # RecBole would now drop the interactions of items that .item lacks, without a word, and the model would
             # run on other data than a model without content.
             final["filter_inter_by_user_or_item"] = False
+
+    def _load_interaction_columns(self, final: dict[str, Any]) -> None:
+        """Load the columns of interactions that the model's options ask for, unless the user says what is loaded."""
+        asks, load = getattr(self.model_class, "interaction_columns", None), final.get("load_col")
+        if asks is None or "load_col" in self.external_config_dict or not isinstance(load, Mapping):
+            return
+        if not isinstance(load.get("inter"), list):
+            return  # all of them, or none
+        try:
+            wanted = asks(final)
+        except ConfigError:
+            return  # reported by the model's own checks
+        final["load_col"] = {**load, "inter": list(dict.fromkeys([*load["inter"], *wanted]))}
 
     # ---- checks ----
 

@@ -135,7 +135,8 @@ class _Checker:
             columns[name] = ("threshold", "float")
         if not threshold and "labeled" in (self.eval_args.get("mode") or {}).values():
             columns[self.label] = ("LABEL_FIELD, which eval_args mode labeled needs; or set threshold", "float")
-        return columns
+        asks = getattr(self.config.model_class, "interaction_columns", None)
+        return columns if asks is None else {**columns, **asks(self.config)}
 
     def _loaded(self, need: FileNeed, table: AtomicTable) -> list[str]:
         """The columns that RecBole loads of a file, by ``load_col`` and ``unload_col``; none if not the file at all."""
@@ -169,10 +170,10 @@ class _Checker:
                 f"{table.path}: the column {name!r} ({reason}) is there but not loaded; add it to load_col, as in "
                 f"load_col: {{{need.suffix}: [{', '.join([*loaded, name])}]}}"
             )
-        if kind is not None and table.columns[name].type != kind:
+        if kind is not None and table.columns[name].type not in kind.split(" or "):
             raise DataError(
                 f"{table.path}, line 1: the column {name!r} ({reason}) is of type {table.columns[name].type}; it must "
-                f"be {name}:{kind}"
+                f"be {' or '.join(f'{name}:{one}' for one in kind.split(' or '))}"
             )
 
     # ---- rows ----

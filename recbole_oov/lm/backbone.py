@@ -1,25 +1,25 @@
 """The language models under the LLM recommenders, and their tokenizers.
 
 A recommender gives a backbone vectors and gets states; the backbone's own head over its whole vocabulary is never
-called, since no position may emit an ordinary word. Pretrained ones are loaded by ``lm/pretrained.py``.
+called: most positions emit OOV tokens alone. Pretrained ones are loaded by ``lm/pretrained.py``.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from logging import getLogger
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import DynamicCache, GPT2Config, GPT2Model, PreTrainedModel, PreTrainedTokenizerFast
 
 from recbole_oov.errors import ConfigError
-from recbole_oov.lm.scoring import prefix_mask, sibling_mask, sibling_positions, token_positions
+from recbole_oov.lm.scoring import branches_mask, prefix_mask, sibling_mask, sibling_positions, token_positions
 
 _PAD, _UNKNOWN = "[PAD]", "[UNK]"
 _ADAPTER = "default"  # peft's own name for the only one
@@ -59,12 +59,13 @@ def tiny_backbone(settings: TinySettings, *, vocab_size: int, max_positions: int
     return model
 
 
-def tiny_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(texts: Iterable[str], vocab_size: int, *, writes: bool = False) -> PreTrainedTokenizerFast:
     """Train a byte-pair tokenizer on the given texts alone.
 
     Args:
         texts: Item texts of the training items and the words of the prompts.
         vocab_size: Upper bound of the ordinary vocabulary.
+        writes: Whether tokens are to be put together to text again, so that they must tell where a word begins.
 
     Returns:
         A tokenizer to which OOV tokens can be added.
@@ -72,6 +73,11 @@ def tiny_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizer
     tokenizer = Tokenizer(models.BPE(unk_token=_UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if writes:
+        # Not by a prefix of what goes on: which ids such tokens get is left to chance (tokenizers 0.22).
+        spaces = pre_tokenizers.Metaspace(prepend_scheme="always")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([spaces, pre_tokenizers.Punctuation()])
+        tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[_PAD, _UNKNOWN], show_progress=False)
     tokenizer.train_from_iterator(texts, trainer=trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=_PAD, unk_token=_UNKNOWN)
@@ -160,6 +166,12 @@ class Backbone(nn.Module):
             return self._oov_rows(self.language_model.get_input_embeddings())
         return self._oov_rows(head)
 
+    def word_heads(self) -> Tensor:
+        """Output vectors of ordinary tokens, for what is answered in words. (n_words, d)"""
+        head = self.language_model.get_output_embeddings()
+        table: Tensor = self._input_table() if head is None else _base_layer(head).weight
+        return table[: self.n_words].float()
+
     @property
     def _tied(self) -> bool:
         head, embedding = self.language_model.get_output_embeddings(), self.language_model.get_input_embeddings()
@@ -219,13 +231,53 @@ class Backbone(nn.Module):
         Returns:
             (B, d) and (B, C, d)
         """
-        n, past = siblings.shape[1], DynamicCache()
+        n = siblings.shape[1]
+        if torch.is_grad_enabled():  # in one pass: gradient checkpointing has no cache
+            hidden = self.states(
+                torch.cat([vectors, siblings], dim=1),
+                torch.cat([token_positions(real), sibling_positions(real, n)], dim=1),
+                branches_mask(real, n),
+            )
+            return _last(hidden, real), hidden[:, vectors.shape[1] :]
+        past = DynamicCache()
         hidden = self.states(vectors, token_positions(real), None if bool(real.all()) else prefix_mask(real), past)
-        last = (real * torch.arange(real.shape[1], device=real.device)).argmax(dim=1)
-        state = hidden[torch.arange(len(last), device=last.device), last]
+        state = _last(hidden, real)
         if n == 0:
             return state, siblings
         return state, self.states(siblings, sibling_positions(real, n), sibling_mask(real, n), past)
+
+    def following(self, vectors: Tensor, real: Tensor, words: Tensor) -> Tensor:
+        """The state after a prompt, and after each of the words that follow it.
+
+        Args:
+            vectors: The prompt. (B, T, d)
+            real: Which of its tokens are real. (B, T) bool
+            words: Vectors of words, padding at the end alone. (B, A, d)
+
+        Returns:
+            (B, A + 1, d)
+        """
+        known = torch.cat([real, real.new_ones(words.shape[:2])], dim=1)
+        hidden = self.states(torch.cat([vectors, words], dim=1), token_positions(known), prefix_mask(known))
+        return torch.cat([_last(hidden, real)[:, None], hidden[:, real.shape[1] :]], dim=1)
+
+    def reader(self, vectors: Tensor, real: Tensor) -> Generator[Tensor, Tensor, None]:
+        """Reads a prompt, then word after word: gives the state after all of it, and is sent the next word's vectors.
+
+        Args:
+            vectors: The prompt. (B, T, d)
+            real: Which of its tokens are real. (B, T) bool
+
+        Yields:
+            (B, d), for which vectors (B, d) are sent.
+        """
+        past = DynamicCache()
+        state = _last(self.states(vectors, token_positions(real), prefix_mask(real), past), real)
+        while True:
+            word = yield state
+            place = real.sum(dim=1, keepdim=True)
+            real = torch.cat([real, real.new_ones(len(real), 1)], dim=1)
+            state = self.states(word[:, None], place, real[:, None, None], past)[:, 0]
 
     @property
     def _body(self) -> Any:
@@ -256,6 +308,12 @@ class Backbone(nn.Module):
     @property
     def _takes_bool(self) -> bool:
         return bool(self.language_model.config._attn_implementation == "sdpa")
+
+
+def _last(states: Tensor, real: Tensor) -> Tensor:
+    """The state at the last real token of each row; states beyond the given tokens do not count. -> (B, d)"""
+    last = (real * torch.arange(real.shape[1], device=real.device)).argmax(dim=1)
+    return states[torch.arange(len(last), device=last.device), last]
 
 
 def _base_layer(layer: Any) -> Any:
@@ -327,6 +385,16 @@ class EncoderDecoder(Backbone):
         mask = (block[:, None] == block[None]).tril().expand(batch, 1, -1, -1)
         hidden = self.decoded(torch.cat([start, pairs], dim=1), self.encoded(vectors, real), mask)
         return hidden[:, 0], hidden[:, 2::2]
+
+    def following(self, vectors: Tensor, real: Tensor, words: Tensor) -> Tensor:
+        start = self.start.expand(len(words), 1, -1)
+        return self.decoded(torch.cat([start, words], dim=1), self.encoded(vectors, real), None)
+
+    def reader(self, vectors: Tensor, real: Tensor) -> Generator[Tensor, Tensor, None]:
+        encoded, read = self.encoded(vectors, real), self.start.expand(len(vectors), 1, -1)
+        while True:
+            word = yield self.decoded(read, encoded, None)[:, -1]
+            read = torch.cat([read, word[:, None]], dim=1)
 
     @property
     def _scales_states(self) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from recbole_oov.errors import ConfigError
 from recbole_oov.lm.backbone import Backbone, TinySettings, tiny_backbone, tiny_tokenizer
 from recbole_oov.lm.backbone_files import TINY, check_backbone, pretrained_files
 from recbole_oov.lm.pretrained import (
@@ -28,12 +29,14 @@ class BackboneMaker:
     Args:
         config: The configuration.
         texts: What a tokenizer of one's own is trained on; pretrained backbones bring theirs.
+        writes: Whether texts are answered, which tokens must be put together to.
 
     Attributes:
         name: The option ``backbone``.
         tokenizer: Its tokenizer, without OOV tokens.
         n_words: Ordinary tokens; OOV tokens follow them.
         begin: Tokens that every sequence begins with. (n,) long
+        end: The token that ends an answer.
         fingerprint: Tells a pretrained backbone from another, (32,) uint8; None for ``tiny``, which has no weights of
             its own.
 
@@ -41,7 +44,7 @@ class BackboneMaker:
         ConfigError: There is no such backbone, or it cannot be read.
     """
 
-    def __init__(self, config: Any, texts: Iterable[str]) -> None:
+    def __init__(self, config: Any, texts: Iterable[str], *, writes: bool = False) -> None:
         self.name = config["backbone"]
         check_backbone(self.name)
         self._token_init = config["token_init"]
@@ -51,12 +54,15 @@ class BackboneMaker:
         if self._files is None:
             keys = ("hidden_size", "n_layers", "n_heads", "inner_size", "dropout")
             self._size = TinySettings(*(config[key] for key in keys))
-            self.tokenizer = tiny_tokenizer(texts, config["tokenizer_vocab_size"])
+            self.tokenizer = tiny_tokenizer(texts, config["tokenizer_vocab_size"], writes=writes)
         else:
             self.tokenizer = pretrained_tokenizer(self.name, self._files)
             self.fingerprint = torch.tensor(list(bytes.fromhex(self._files.fingerprint)), dtype=torch.uint8)
         self.n_words = len(self.tokenizer)
         self.begin = torch.tensor([i for i in self.tokenizer.encode("") if i == self._first_token], dtype=torch.long)
+
+        ends = (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)  # tiny has no other end than its padding
+        self.end = int(next((token for token in ends if token is not None), 0))
 
     @property
     def _first_token(self) -> int | None:
@@ -66,13 +72,33 @@ class BackboneMaker:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text that stands inside a sequence, without tokens that begin or end one."""
-        plain: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """:meth:`encode` of many texts at once."""
+        if not texts:
+            return []
         # Byte-level tokenizers tell a word that follows another by its blank; others make a token of it.
-        spaced: list[int] = self.tokenizer.encode(f" {text}", add_special_tokens=False)
-        return spaced if len(spaced) <= len(plain) else plain
+        plain, spaced = (
+            self.tokenizer([f"{before}{text}" for text in texts], add_special_tokens=False)["input_ids"]
+            for before in ("", " ")
+        )
+        return [two if len(two) <= len(one) else one for one, two in zip(plain, spaced, strict=True)]
+
+    def decode(self, tokens: list[int]) -> str:
+        """The text that ordinary tokens stand for."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
     def make(
-        self, n_oov: int, prefix: int, n_items: int, tokens_an_item: int, said: TokenTexts, device: torch.device
+        self,
+        n_oov: int,
+        prefix: int,
+        n_items: int,
+        tokens_an_item: int,
+        said: TokenTexts,
+        device: torch.device,
+        *,
+        longest_prompt: int = 0,
     ) -> Backbone:
         """The backbone for given OOV tokens.
 
@@ -83,6 +109,7 @@ class BackboneMaker:
             tokens_an_item: Tokens of an item.
             said: Texts that OOV tokens stand for.
             device: Where it goes.
+            longest_prompt: Tokens of the longest prompt without a history, its answer included.
 
         Raises:
             ConfigError: It cannot be loaded, its context is too short, or its scores would be wrong.
@@ -93,6 +120,11 @@ class BackboneMaker:
             kind = self._token_init if self._token_init != "auto" else "mean" if said.empty else "text"
             context = context_length(pretrained_config(self.name, self._files))
             check_context(self.name, context, needed, prefix, n_items, tokens_an_item)
+            if context is not None and longest_prompt > context:
+                raise ConfigError(
+                    f"answer_tokens: a prompt and its answer need {longest_prompt} positions, and the backbone "
+                    f"{self.name} has {context}; give fewer, or shorter prompts"
+                )
             return pretrained_backbone(
                 self.name,
                 self._files,
@@ -103,7 +135,9 @@ class BackboneMaker:
                 said=said,
                 device=device,
             )
-        model: Any = tiny_backbone(self._size, vocab_size=self.n_words + n_oov, max_positions=needed)
+        model: Any = tiny_backbone(
+            self._size, vocab_size=self.n_words + n_oov, max_positions=max(needed, longest_prompt)
+        )
         if self._token_init != "auto":
             table = model.get_input_embeddings().weight[: self.n_words]
             set_oov_rows(model, self.n_words, initial_rows(self._token_init, table, n_oov, said))

@@ -276,6 +276,12 @@ def sibling_mask(key_mask: Tensor, n_siblings: int) -> Tensor:
     return torch.cat([prefix, own.expand(len(key_mask), -1, -1)], dim=2)[:, None]
 
 
+def branches_mask(key_mask: Tensor, n_siblings: int) -> Tensor:
+    """Attention of a prefix and of siblings behind it, read in one pass. (B, T) bool -> (B, 1, T + C, T + C) bool"""
+    prefix = F.pad(prefix_mask(key_mask), (0, n_siblings))
+    return torch.cat([prefix, sibling_mask(key_mask, n_siblings)], dim=2)
+
+
 def token_positions(key_mask: Tensor) -> Tensor:
     """Position ids that count real tokens only. (B, T) long"""
     return (key_mask.long().cumsum(dim=1) - 1).clamp(min=0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -20,30 +19,33 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
+from recbole_oov.data.answers import Answers, answers_of
 from recbole_oov.data.content import item_content
 from recbole_oov.data.histories import NEXT_ITEMS, Histories
 from recbole_oov.data.oov_split import oov_mask
 from recbole_oov.data.text import item_texts, missing_text_problem
 from recbole_oov.errors import ConfigError, DataError
+from recbole_oov.evaluation.answers import missing_text_metrics
 from recbole_oov.evaluation.item_blocks import Blocks, BlockScorer
 from recbole_oov.lm.backbone import EncoderDecoder, add_oov_tokens
-from recbole_oov.lm.backbone_files import check_backbone
 from recbole_oov.lm.backbone_maker import BackboneMaker
+from recbole_oov.lm.backbone_state import BackboneState
 from recbole_oov.lm.beam import as_scores, beam_search
 from recbole_oov.lm.explanation import TokenExplanation, explain_by_occlusion
-from recbole_oov.lm.identifiers import fine_tokens, identifier_problems, make_vocabulary
+from recbole_oov.lm.identifiers import fine_tokens, make_vocabulary
+from recbole_oov.lm.item_text import first_texts, text_tokens
+from recbole_oov.lm.options import history_prompts, option_problems, task_prompts
 from recbole_oov.lm.placement import Guess, Placement, placed
-from recbole_oov.lm.pretrained import pretrained_problems
-from recbole_oov.lm.prompts import Prompts, Template, load_prompts
+from recbole_oov.lm.prompts import ITEM, Prompts, Template
 from recbole_oov.lm.residual import as_vectors
 from recbole_oov.lm.scoring import TokenTree, token_positions
-from recbole_oov.lm.sharding import shard_frozen
-from recbole_oov.lm.token_init import KINDS, texts_of
+from recbole_oov.lm.tasks import Task, TextTask, Words, task_of
+from recbole_oov.lm.token_init import texts_of
 from recbole_oov.lm.token_scores import token_scores, training_ratings
 from recbole_oov.lm.vocabulary import OOVVocabulary, cluster_token, fine_token
 
 
-class OOVLLMRec(SequentialRecommender):
+class OOVLLMRec(BackboneState, SequentialRecommender):
     """Names every user and item by a cluster token and a rank token, and lets a language model continue histories.
 
     A history is one causal sequence: the prompt's words, the user's two tokens, then two tokens an item. The state
@@ -67,22 +69,29 @@ class OOVLLMRec(SequentialRecommender):
         self.rank_tokens = config["rank_tokens"]
         self.augmentation = float(config["augmentation"])
         self.item_augmentation = float(config["item_augmentation"])
-        self.prompts = _prompts(config)
+        self.prompts, of_tasks = history_prompts(config), task_prompts(config)
+        everything = (self.prompts, *of_tasks.values())
         self.question = getattr(self.prompts, config["eval_prompts"])[0]
         histories = Histories.from_train(dataset)
         texts = item_texts(dataset, config["item_text_fields"])
-        if self.prompts.item_text:
+        shows_text = any(prompts.item_text or prompts.asks_item_text for prompts in everything)
+        if shows_text:
             problem = missing_text_problem(dataset, texts)
             if problem and config["data_checks"] != "warn":
                 raise DataError(problem)
             if problem:
                 self.logger.warning(problem)
         trained = sorted(set(histories.items.tolist()))
-        self.maker = BackboneMaker(config, [*self.prompts.words, *(texts[item] for item in trained)])
+        columns = list(dict.fromkeys(column for prompts in everything for column in prompts.columns))
+        known = answers_of(dataset, columns, with_first=True)
+        words = [words for prompts in everything for words in prompts.words]
+        said = (text for column in columns for text in known.texts(column))
+        self.maker = BackboneMaker(config, [*words, *(texts[item] for item in trained), *said], writes=bool(columns))
         self.word_tokenizer, self.n_words = self.maker.tokenizer, self.maker.n_words
-        self.text_ids, self.text_real = self._text_ids(texts, config["item_text_tokens"] * self.prompts.item_text)
-        self.trained_texts = self._trained_texts(texts, trained, config["token_init"])
-        self.words = {words: torch.tensor(self.maker.encode(words), dtype=torch.long) for words in self.prompts.words}
+        self.text_ids, self.text_real = text_tokens(texts, self.maker, config["item_text_tokens"] * shows_text)
+        self.trained_texts = first_texts(texts, trained, self.maker, config["token_init"])
+        self.words = {text: torch.tensor(self.maker.encode(text), dtype=torch.long) for text in words}
+        self._set_tasks(config, of_tasks, known)
         self.histories = histories
         self.decoding, self.n_beams = config["decoding"], config["n_beams"]
         self.placement: Placement | None = None
@@ -94,76 +103,41 @@ class OOVLLMRec(SequentialRecommender):
     @classmethod
     def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
         """What in a configuration cannot work, before any data is loaded."""
-        problems = [*pretrained_problems(config), *identifier_problems(config)]
-        for check, value in ((check_backbone, config["backbone"]), (_prompts, config)):
-            try:
-                check(value)
-            except ConfigError as error:
-                problems += error.errors
-        for key, allowed in _CHOICES.items():
-            if config[key] not in allowed:
-                problems.append(f"{key}: {config[key]!r} is not one of {', '.join(allowed)}")
-        if config["hidden_size"] % config["n_heads"]:
-            problems.append(f"n_heads: {config['n_heads']} does not divide hidden_size {config['hidden_size']}")
-        by_content = config["oov_items"] in ("placed", "spread")
-        if by_content and not config["item_augmentation"]:
-            problems.append(
-                f"item_augmentation: 0 leaves oov_items: {config['oov_items']} nothing that tells a cluster's new "
-                f"items apart; give 1, or oov_items: reserved"
-            )
-        if by_content and (config["oov_tokens"] != "clustered" or config["item_vectors"] not in (None, "walks")):
-            problems.append(
-                f"oov_items: {config['oov_items']} maps content to walks and needs oov_tokens: clustered and "
-                f"item_vectors: walks; change these, or give oov_items: reserved"
-            )
-        if config["oov_items"] == "spread" and config["decoding"] == "beam":
-            problems.append(
-                "decoding: beam ends in one cluster, and oov_items: spread has new items in all; give oov_items: placed"
-            )
-        if not isinstance(config["n_beams"], int) or config["n_beams"] < 1:
-            problems.append(f"n_beams: {config['n_beams']!r} is not allowed; give a whole number, at least 1")
-        return problems
+        return option_problems(config)
+
+    @classmethod
+    def interaction_columns(cls, config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+        """Columns of ``.inter`` that the tasks read or ask for, by name: why, and of which type they must be."""
+        asked = task_prompts(config).items()
+        return {column: (f"tasks {name}", "float or token_seq") for name, task in asked for column in task.columns}
 
     # --- set-up ---------------------------------------------------------------------------------------------------
 
-    def _text_ids(self, texts: list[str], width: int) -> tuple[Tensor, Tensor]:
-        """Token ids of every item's text, cut to ``width``, and which of them are no padding. (n_items, width) each"""
-        ids = torch.zeros(self.n_items, width, dtype=torch.long)
-        real = torch.zeros(self.n_items, width, dtype=torch.bool)
-        n_cut = 0
-        for item, text in enumerate(texts if width else ()):
-            encoded = self.maker.encode(text)
-            n_cut += len(encoded) > width
-            encoded = encoded[:width]
-            ids[item, : len(encoded)] = torch.tensor(encoded, dtype=torch.long)
-            real[item, : len(encoded)] = True
-        if n_cut:
-            self.logger.warning(
-                f"item_text_tokens: the texts of {n_cut} of {self.n_items - 1} items are longer than {width} tokens, "
-                f"of which the first {width} are shown"
+    def _set_tasks(self, config: Any, prompts: Mapping[str, Prompts], known: Answers) -> None:
+        """What is learned beside the next item, and what items are ranked by."""
+        self.answer_tokens, self.task_rows = config["answer_tokens"], config["task_rows"]
+        self.task_weight, self.rank_by = float(config["task_weight"]), config["rank_by"]
+        questions = {name: getattr(task, config["eval_prompts"])[0] for name, task in prompts.items()}
+        direct = [name for name, task in prompts.items() if task.answer == ITEM]
+        self.direct: Prompts | None = prompts[direct[0]] if direct else None
+        self.direct_question: Template | None = questions[direct[0]] if direct else None
+        self.tasks: dict[str, Task] = {
+            name: task_of(name, task, questions[name], known, self.maker, self.answer_tokens)
+            for name, task in prompts.items()
+            if name not in direct
+        }
+        self.recommends_for_histories = self.rank_by == "sequential"
+        for name, task in self.tasks.items():
+            if task.n_cut:
+                self.logger.warning(
+                    f"answer_tokens: {task.n_cut} texts that {name} learns from are longer than {self.answer_tokens} "
+                    f"tokens, of which the first {self.answer_tokens} are read"
+                )
+        if any(isinstance(task, TextTask) for task in self.tasks.values()) and (missing := missing_text_metrics()):
+            raise ConfigError(
+                f"tasks: what is written is measured with {' and '.join(missing)}, which is not installed; "
+                f'pip install "recbole-oov[generation]"'
             )
-        return ids, real
-
-    def _trained_texts(self, texts: list[str], trained: list[int], token_init: str) -> dict[int, list[int]]:
-        """Ordinary tokens of training items' texts by item, where OOV tokens may begin with them.
-
-        Raises:
-            DataError: They are asked for, and there are none.
-        """
-        if token_init in ("mean", "random") or (token_init == "auto" and self.maker.fingerprint is None):
-            return {}
-        encoded = {item: self.maker.encode(texts[item]) for item in trained if texts[item]}
-        if not encoded and token_init == "text":
-            raise DataError(
-                "token_init: text needs texts of items, and no training item has one; load them (load_col, "
-                "item_text_fields), or give token_init: mean"
-            )
-        if 0 < len(encoded) < len(trained):
-            self.logger.warning(
-                f"token_init: {len(trained) - len(encoded)} of {len(trained)} training items have no text; their "
-                f"clusters' tokens begin with the texts of the others"
-            )
-        return encoded
 
     def _place(self, config: Any, dataset: Any, vocabulary: OOVVocabulary) -> OOVVocabulary:
         """Give items without training interactions a place by their content."""
@@ -193,21 +167,32 @@ class OOVLLMRec(SequentialRecommender):
         add_oov_tokens(self.tokenizer, vocabulary.names(fine.total))
         item_ids = torch.stack([self.first_cluster + vocabulary.item_cluster, self.first_fine + fine.items], dim=1)
         user_ids = torch.stack([self.first_cluster + vocabulary.user_cluster, self.first_fine + fine.users], dim=1)
-        blocks = torch.cat([item_ids, self.text_ids], dim=1)
-        real = torch.cat([torch.ones_like(item_ids, dtype=torch.bool), self.text_real], dim=1)
+        beside = slice(None) if self.prompts.item_text else slice(0)  # in histories; other prompts may show it as well
+        blocks = torch.cat([item_ids, self.text_ids[:, beside]], dim=1)
+        real = torch.cat([torch.ones_like(item_ids, dtype=torch.bool), self.text_real[:, beside]], dim=1)
         blocks[0], real[0] = 0, False  # the padding item is no token at all
         self.register_buffer("item_blocks", blocks.to(self.device), persistent=False)
         self.register_buffer("item_real", real.to(self.device), persistent=False)
         self.register_buffer("user_tokens", user_ids.to(self.device), persistent=False)
+        self.register_buffer("text_tokens", self.text_ids.to(self.device), persistent=False)
+        self.register_buffer("text_is_real", self.text_real.to(self.device), persistent=False)
         codes = None if fine.codes is None else (self.first_fine + fine.codes).to(self.device)
         self.register_buffer("code_tokens", codes, persistent=False)
         oov = None if self.placement is None else self.placement.oov
         self.tree = TokenTree(vocabulary.item_cluster.to(self.device), self.n_clusters, oov)
-        prefix = max(self._prefix_length(template) for template in self.prompts.seen + self.prompts.unseen)
+        prefix = max(self._prefix_length(template) for template in self.prompts.all)
         own = fine.items if self.rank_tokens == "own" else None
         said = texts_of(self.trained_texts, vocabulary.item_cluster, self.n_clusters, own)
         n_oov = self.n_clusters + fine.total
-        self.backbone = self.maker.make(n_oov, prefix, self.max_seq_length, blocks.shape[1], said, self.device)
+        self.backbone = self.maker.make(
+            n_oov,
+            prefix,
+            self.max_seq_length,
+            blocks.shape[1],
+            said,
+            self.device,
+            longest_prompt=self._longest_prompt(),
+        )
         self.register_buffer("backbone_fingerprint", self.maker.fingerprint)
         hidden, dim = self.backbone.hidden_size, vocabulary.item_vectors.shape[1]
         self.augmentation_map = nn.Linear(vocabulary.centroids.shape[1], hidden, device=self.device)
@@ -215,31 +200,79 @@ class OOVLLMRec(SequentialRecommender):
         self.item_map_out = nn.Linear(dim, hidden, bias=False, device=self.device)
 
     def _prefix_length(self, template: Template) -> int:
-        lengths = (2 if piece == "{user}" else len(self.words[piece]) for piece in template.before)
+        widths = {"{user}": 2, "{item}": 2, "{item:text}": self.text_ids.shape[1]}
+        widths |= {f"{{{column}}}": self.answer_tokens for column in template.columns}
+        lengths = (widths[piece] if piece in widths else len(self.words[piece]) for piece in template.before)
         return len(self.maker.begin) + sum(lengths)
+
+    def _longest_prompt(self) -> int:
+        """Of those without a history: tokens, with those of the answer."""
+        of_tasks = [
+            self._prefix_length(template) + task.longest_answer
+            for task in self.tasks.values()
+            for template in task.prompts.all
+        ]
+        of_direct = [] if self.direct is None else [self._prefix_length(template) + 2 for template in self.direct.all]
+        return max([*of_tasks, *of_direct], default=0)
 
     # --- tokens and their vectors ---------------------------------------------------------------------------------
 
-    def _sequence(self, users: Tensor, items: Tensor, template: Template) -> tuple[Tensor, Tensor, Tensor]:
-        """Token ids (B, T), their vectors (B, T, d), and which tokens are real (B, T), of prompts and histories."""
-        # Ids are looked up, not indexed: indexing takes -1 for the last user or item.
-        prefix = torch.cat(
-            [
-                self.maker.begin.to(users.device).expand(len(users), -1),
-                *(
-                    F.embedding(users, self.user_tokens)
-                    if piece == "{user}"
-                    else self.words[piece].to(users.device).expand(len(users), -1)
-                    for piece in template.before
-                ),
-            ],
-            dim=1,
-        )
-        blocks = F.embedding(items, self.item_blocks)
-        tokens = torch.cat([prefix, blocks.flatten(1)], dim=1)
-        real = torch.cat([torch.ones_like(prefix, dtype=torch.bool), self.item_real[items].flatten(1)], dim=1)
+    def _pieces(
+        self, template: Template, users: Tensor, items: Tensor | None = None, read: Mapping[str, Words] | None = None
+    ) -> tuple[Tensor, Tensor, int | None]:
+        """Token ids (B, T) of what stands before an answer, which are real (B, T), and where an item's last token is.
+
+        Args:
+            template: What to say.
+            users: (B,)
+            items: The items that are asked about. (B,)
+            read: By column of the interactions what is read of it.
+        """
+        n, device = len(users), users.device
+
+        def of(piece: str) -> Words:
+            # Ids are looked up, not indexed: indexing takes -1 for the last user or item.
+            if piece == "{item:text}":
+                assert items is not None
+                return F.embedding(items, self.text_tokens), self.text_is_real[items]
+            if piece == "{user}":
+                ids = F.embedding(users, self.user_tokens)
+            elif piece == "{item}":
+                assert items is not None
+                ids = F.embedding(items, self.item_blocks)[:, :2]
+            elif piece in self.words:
+                ids = self.words[piece].to(device).expand(n, -1)
+            else:
+                assert read is not None
+                return read[piece[1:-1]]
+            return ids, torch.ones_like(ids, dtype=torch.bool)
+
+        begin = self.maker.begin.to(device).expand(n, -1)
+        words = [(begin, torch.ones_like(begin, dtype=torch.bool)), *map(of, template.before)]
+        place = None
+        if "{item}" in template.before:
+            place = sum(ids.shape[1] for ids, _ in words[: 2 + template.before.index("{item}")]) - 1
+        return torch.cat([ids for ids, _ in words], dim=1), torch.cat([real for _, real in words], dim=1), place
+
+    def asked(
+        self, template: Template, users: Tensor, items: Tensor, read: Mapping[str, Words]
+    ) -> tuple[Tensor, Tensor]:
+        """Vectors (B, T, d) of a prompt about users and items (B,), and which of its tokens are real (B, T)."""
+        tokens, real, place = self._pieces(template, users, items, read)
         vectors = self._vectors(tokens)
         extra = self._beside_last_token(items)
+        if place is not None and extra is not None:
+            vectors = vectors + F.pad(extra[:, None], (0, 0, place, tokens.shape[1] - place - 1))
+        return vectors, real
+
+    def _sequence(self, users: Tensor, items: Tensor, template: Template) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids (B, T), their vectors (B, T, d), and which tokens are real (B, T), of prompts and histories."""
+        prefix, said, _ = self._pieces(template, users)
+        blocks = F.embedding(items, self.item_blocks)
+        tokens = torch.cat([prefix, blocks.flatten(1)], dim=1)
+        real = torch.cat([said, self.item_real[items].flatten(1)], dim=1)
+        vectors = self._vectors(tokens)
+        extra = self._beside_last_token(items) if items.shape[1] else None
         if extra is not None:
             start, width = prefix.shape[1], blocks.shape[2]
             history = vectors[:, start:].unflatten(1, (items.shape[1], width))
@@ -309,7 +342,7 @@ class OOVLLMRec(SequentialRecommender):
     # --- learning -------------------------------------------------------------------------------------------------
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Mean negative log-likelihood of the next items.
+        """Mean negative log-likelihood of the next items, and of what other tasks ask for.
 
         Takes history windows, in which every position has a target (``next_items``), and RecBole's own rows, in
         which the last one has.
@@ -331,7 +364,23 @@ class OOVLLMRec(SequentialRecommender):
         # The state before the item helps to tell which of the cluster's items it is: without it a small backbone
         # must first learn to look one token back from the cluster token before the last item counts at all.
         nll = self.tree.nll(self._cluster_logits(before), at_cluster + before, self._leaves(), wanted)
-        return nll.mean()
+        others = [task.loss(self, self.task_rows, users.device) for task in self.tasks.values()]
+        if self.direct is not None:
+            others.append(self._direct_loss(users, targets))
+        return nll.mean() + self.task_weight * sum(others)
+
+    def _direct_loss(self, users: Tensor, targets: Tensor) -> Tensor:
+        """The same targets, asked for without a history: all of a user's are siblings behind one prompt."""
+        assert self.direct is not None and self.direct_question is not None
+        seen = self.direct.seen
+        template = seen[int(torch.randint(len(seen), ()))] if self.training else self.direct_question
+        _, vectors, real = self._sequence(users, targets[:, :0], template)
+        clusters = self._oov_table(self.backbone.oov_inputs())[self.oov_item_cluster[targets]]
+        state, branches = self.backbone.branches(vectors, real, clusters)
+        row, position = targets.nonzero(as_tuple=True)
+        before, wanted = state[row], targets[row, position]
+        logits = self._cluster_logits(before)
+        return self.tree.nll(logits, branches[row, position] + before, self._leaves(), wanted).mean()
 
     def _read(
         self, users: Tensor, items: Tensor, lengths: Tensor, targets: Tensor, template: Template
@@ -350,7 +399,7 @@ class OOVLLMRec(SequentialRecommender):
         """
         tokens, vectors, real = self._sequence(users, items, template)
         # Padding at the end needs no mask in a causal model; padding inside (short item texts) does.
-        hidden = self.backbone.states(vectors, token_positions(real), real if self.text_ids.shape[1] else None)
+        hidden = self.backbone.states(vectors, token_positions(real), real if self.item_blocks.shape[1] > 2 else None)
         row, position = targets.nonzero(as_tuple=True)
         width = self.item_blocks.shape[1]
         start = tokens.shape[1] - items.shape[1] * width
@@ -424,8 +473,11 @@ class OOVLLMRec(SequentialRecommender):
         come next (B, C, d).
         """
         users, items = interaction[self.USER_ID], interaction[self.ITEM_SEQ]
-        items = items[:, : int(interaction[self.ITEM_SEQ_LEN].max())]
-        _, vectors, real = self._sequence(users, items, self.question)
+        question, items = self.question, items[:, : int(interaction[self.ITEM_SEQ_LEN].max())]
+        if self.rank_by == "direct":
+            assert self.direct_question is not None
+            question, items = self.direct_question, items[:, :0]
+        _, vectors, real = self._sequence(users, items, question)
         clusters = self._oov_table(self.backbone.oov_inputs())[: self.n_clusters]
         siblings = clusters.expand(len(users), -1, -1) if chosen is None else clusters[chosen]
         state, branches = self.backbone.branches(vectors, real, siblings)
@@ -543,71 +595,6 @@ class OOVLLMRec(SequentialRecommender):
         super().train(mode)
         return self
 
-    def shard(self, device: torch.device) -> None:
-        """Keep a part of the backbone's frozen weights in each process of the run.
 
-        Raises:
-            ConfigError: torch or the backbone's architecture does not allow it.
-        """
-        shard_frozen(self.backbone.language_model, device)
-
-    # --- checkpoints ----------------------------------------------------------------------------------------------
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As torch's; of a backbone whose weights are left as they are, only what is trained."""
-        state = super().state_dict(*args, **kwargs)
-        if self.backbone.frozen:
-            for name in state.keys() - self._saved_names(state):
-                del state[name]
-        return state
-
-    def _saved_names(self, state: Mapping[str, Any]) -> set[str]:
-        trained = {f"backbone.{name}" for name, weights in self.backbone.named_parameters() if weights.requires_grad}
-        return {name for name in state if not name.startswith("backbone.") or name in trained}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As torch's; the OOV vocabulary is the checkpoint's, even where this machine would have made another.
-
-        Raises:
-            ConfigError: The checkpoint's backbone is another one than that of this machine.
-        """
-        self._calibrated = False
-        self._check_fingerprint(state_dict)
-        names = (field.name for field in fields(OOVVocabulary))
-        saved = {name: state_dict[f"oov_{name}"].cpu() for name in names if f"oov_{name}" in state_dict}
-        own = self.vocabulary.state()
-        if own.keys() != saved.keys() or any(not torch.equal(saved[name], own[name].cpu()) for name in own):
-            self._set_vocabulary(OOVVocabulary(**saved))
-        if not self.backbone.frozen:
-            return super().load_state_dict(state_dict, strict=strict, assign=assign)
-        missing = sorted(self.state_dict().keys() - state_dict.keys())
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        if strict and (missing or result.unexpected_keys):
-            raise RuntimeError(f"state_dict lacks {missing} and has, beside what is known, {result.unexpected_keys}")
-        return result
-
-    def _check_fingerprint(self, state_dict: Mapping[str, Any]) -> None:
-        own, saved = self.maker.fingerprint, state_dict.get("backbone_fingerprint")
-        if own is not None and saved is not None and not torch.equal(own, saved.cpu()):
-            raise ConfigError(
-                f"backbone: {self.maker.name!r} is not the one that the checkpoint was trained on: its config.json or "
-                f"its weights' files are others; put the earlier ones back"
-            )
-
-
-_CHOICES = {
-    "rank_tokens": ("shared", "own"),
-    "oov_items": ("reserved", "placed", "spread"),
-    "decoding": ("exact", "beam"),
-    "token_init": KINDS,
-    "eval_prompts": ("seen", "unseen"),
-}
 _CALIBRATION_USERS = 256
 _USERS_AT_ONCE = 64
-
-
-def _prompts(config: Mapping[str, Any]) -> Prompts:
-    prompts = load_prompts(config["prompts"])
-    if config["eval_prompts"] == "unseen" and not prompts.unseen:
-        raise ConfigError(f"eval_prompts: {config['prompts']} has no template under the key 'unseen'; give seen")
-    return prompts if config["user_tokens"] else prompts.without_users()

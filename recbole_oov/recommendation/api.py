@@ -15,6 +15,8 @@ from recbole_oov.data.histories import seen_matrix
 from recbole_oov.data.oov_split import oov_mask
 from recbole_oov.errors import ConfigError
 from recbole_oov.evaluation.ties import fair_topk
+from recbole_oov.recommendation.answers import answers as answers_to
+from recbole_oov.recommendation.answers import check_can_answer
 from recbole_oov.recommendation.explanation import Explanation, check_can_explain, explanations
 from recbole_oov.recommendation.names import Names
 from recbole_oov.recommendation.new_items import NewItems, check_can_score, read_new_items, score_new_items
@@ -69,6 +71,7 @@ class Recommender:
         scores: bool = False,
         keep_seen: bool = False,
         explain: bool = False,
+        answers: Sequence[str] = (),
     ) -> Recommendations:
         """Arguments, result and errors as of :func:`recommend`."""
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
@@ -78,6 +81,8 @@ class Recommender:
         _check_question(users, histories, new_items)
         if explain:
             check_can_explain(self.model, new_items)
+        if answers:
+            check_can_answer(self.model, answers, users, new_items)
         group, notes = self._group(groups)
         if new_items is not None:
             check_can_score(self.model)
@@ -91,7 +96,9 @@ class Recommender:
         else:
             assert histories is not None
             found = self._for_histories(histories, k, group, notes, scores=scores, keep_seen=keep_seen)
-        return replace(found, explanations=self._why(found, users, histories)) if explain else found
+        if explain:
+            found = replace(found, explanations=self._why(found, users, histories))
+        return replace(found, rows=self._with_answers(found, answers)) if answers else found
 
     # ---- lists of items ----
 
@@ -162,6 +169,14 @@ class Recommender:
         return explanations(
             self.model, self.names, ((case, rows[at : at + 1], items) for at, (case, items) in enumerate(lists))
         )
+
+    def _with_answers(self, found: Recommendations, tasks: Sequence[str]) -> tuple[RecommendedItem, ...]:
+        rows = [row for row in found if isinstance(row, RecommendedItem)]
+        users = self.names.ids("user", [row.case for row in rows]).numpy()
+        items = self.names.ids("item", [row.item for row in rows]).numpy()
+        self.model.eval()
+        said = answers_to(self.model, tasks, users, items)
+        return tuple(replace(row, answers=answer) for row, answer in zip(rows, said, strict=True))
 
     def _seen_by(self, users: Tensor, keep_seen: bool) -> list[Tensor]:
         rows = self._seen[users.numpy()]
@@ -309,6 +324,7 @@ def recommend(
     scores: bool = False,
     keep_seen: bool = False,
     explain: bool = False,
+    answers: Sequence[str] = (),
     data_path: str | Path | None = None,
 ) -> Recommendations:
     """Recommend items to users or histories, and new items to users. Ids are those of the data set's files.
@@ -329,6 +345,8 @@ def recommend(
         keep_seen: Recommend also what the user has in training, or in the history.
         explain: Say what of the history moved the score of each item, and what its tokens' log-probabilities are; of
             OOVLLMRec.
+        answers: Tasks that the model has learned (``tasks`` of OOVLLMRec), as in ``["rating", "explanation"]``: what it
+            says of each item for the user.
         data_path: The folder of data sets, where it is not the one that the model was trained with.
 
     Returns:
@@ -350,6 +368,7 @@ def recommend(
         scores=scores,
         keep_seen=keep_seen,
         explain=explain,
+        answers=answers,
     )
 
 

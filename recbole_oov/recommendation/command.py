@@ -24,6 +24,7 @@ _OPTIONS = (
     "scores",
     "keep_seen",
     "explain",
+    "answers",
     "data_path",
     "json",
 )
@@ -45,7 +46,7 @@ def command(argv: Sequence[str]) -> None:
         raise ConfigError("recommend: give the checkpoint of a run, as in --checkpoint=saved/DeepMusic.json")
     arguments: dict[str, Any] = {name: given[name] for name in ("user", "groups", "data_path") if name in given}
     # Ids are texts: 007 is not 7. One that holds a blank can be given with --user.
-    arguments |= {name: given[name].split() for name in ("users", "history") if name in given}
+    arguments |= {name: given[name].split() for name in ("users", "history", "answers") if name in given}
     arguments |= {name: _switch(name, given[name]) for name in ("scores", "keep_seen", "explain") if name in given}
     if "k" in given:
         if not (given["k"].isascii() and given["k"].isdecimal()):

@@ -76,11 +76,15 @@ def check_can_explain(model: Any, new_items: object) -> None:
     """Whether a model can say what moved its scores.
 
     Raises:
-        ConfigError: It cannot, or items are asked about that are in no data set.
+        ConfigError: It cannot, it reads no history, or items are asked about that are in no data set.
     """
     if not hasattr(model, "explain"):
         raise ConfigError(
             f"explain: {type(model).__name__} cannot say what of a history moved its scores; OOVLLMRec can"
+        )
+    if getattr(model, "rank_by", None) == "direct":
+        raise ConfigError(
+            "explain: with rank_by: direct no history moves the scores; ask a model with rank_by: sequential"
         )
     if new_items is not None:
         raise ConfigError("explain: items that are in no data set are not explained; leave new_items or explain out")

@@ -27,6 +27,7 @@ class RecommendedItem:
         title: Its title; None where the items have no text.
         group: ``iv`` with a training row, ``oov`` without, ``new`` for an item that is not in the data set.
         score: The model's, in no unit; None unless it was asked for.
+        answers: By task what the model says of the item for the user, a number or a text; None unless asked for.
     """
 
     case: str
@@ -35,6 +36,7 @@ class RecommendedItem:
     title: str | None
     group: str
     score: float | None = None
+    answers: dict[str, float | str] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class Recommendations:
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each row; columns that are empty throughout are left out."""
-        frame = pd.DataFrame([asdict(row) for row in self.rows])
+        rows = [asdict(row) for row in self.rows]
+        frame = pd.DataFrame([{**row, **(row.pop("answers", None) or {})} for row in rows])
         return frame.dropna(axis="columns", how="all")
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ def write_atomic(
     name: str,
     histories: Mapping[str, Sequence[str]],
     titles: Mapping[str, str] | None = None,
+    said: Mapping[str, Callable[[str, str], object]] | None = None,
 ) -> Path:
     """Write a data set in RecBole's atomic format.
 
@@ -21,14 +22,20 @@ def write_atomic(
         name: The data set's name.
         histories: Item tokens by user token, oldest first; the place in the list is the timestamp.
         titles: Titles by item token, for a ``.item`` file; none is written without.
+        said: Further columns of interactions, by name and type (``rating:float``): what is in them, by user and item.
 
     Returns:
         The data set's folder.
     """
     folder = Path(data_path) / name
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [f"{user}\t{item}\t{time}" for user, items in histories.items() for time, item in enumerate(items)]
-    header = "user_id:token\titem_id:token\ttimestamp:float"
+    said = said or {}
+    rows = [
+        "\t".join([user, item, str(time), *(str(say(user, item)) for say in said.values())])
+        for user, items in histories.items()
+        for time, item in enumerate(items)
+    ]
+    header = "\t".join(["user_id:token", "item_id:token", "timestamp:float", *said])
     (folder / f"{name}.inter").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     if titles is not None:
         lines = [f"{item}\t{title}" for item, title in titles.items()]

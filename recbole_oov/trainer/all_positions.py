@@ -12,13 +12,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from recbole.data.interaction import Interaction
-from recbole.trainer import Trainer
 from torch import Tensor
 
 from recbole_oov.data.histories import NEXT_ITEMS, Histories, WindowLoader
 from recbole_oov.errors import ConfigError
 from recbole_oov.processes import share_of
-from recbole_oov.trainer.evaluation import EvaluationMixin
 
 _TOLERANCE = 1e-3
 
@@ -69,10 +67,6 @@ class CausalNetworkMixin(AllPositionMixin):
 
     def window_loss(self, interaction: Interaction) -> Tensor:
         return all_position_loss(self.model, interaction)
-
-
-class OOVLLMRecTrainer(AllPositionMixin, EvaluationMixin, Trainer):
-    """Trains OOVLLMRec: RecBole's loop over windows of histories."""
 
 
 def window_loader(config: Any, dataset: Any) -> WindowLoader:

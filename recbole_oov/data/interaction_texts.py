@@ -1,0 +1,52 @@
+"""Sequential data sets whose interactions say something in words: reviews, explanations.
+
+RecBole gives every row of a sequential data set the columns of all interactions before it, padded. Words would take
+gigabytes so, and no model reads them there. They are kept aside, and a number in each row says whose they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from recbole.data.dataset import SequentialDataset
+from recbole.utils import FeatureSource, FeatureType
+
+TEXT_ROW = "text_row"
+"""Column of the interactions: where their words are kept."""
+
+
+class InteractionTextDataset(SequentialDataset):
+    """RecBole's sequential data set, with the words of interactions kept once.
+
+    Attributes:
+        interaction_texts: By column (``token_seq`` in ``.inter``) one array of word numbers an interaction; they are
+            those of :attr:`text_words`.
+        text_words: By column its words by their numbers.
+    """
+
+    def _data_processing(self) -> None:
+        super()._data_processing()
+        kinds = {field: self.field2type[field] for field in self.inter_feat.columns}
+        fields = [field for field, kind in kinds.items() if kind == FeatureType.TOKEN_SEQ]
+        self.interaction_texts: dict[str, list[np.ndarray]] = {}
+        self.text_words: dict[str, np.ndarray] = {}
+        for field in fields:
+            self.interaction_texts[field] = self.inter_feat[field].tolist()
+            self.text_words[field] = self.field2id_token[field]
+            self._del_col(self.inter_feat, field)
+        if fields:
+            self.inter_feat[TEXT_ROW] = np.arange(len(self.inter_feat))
+            self.set_field_property(TEXT_ROW, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+
+
+def interaction_text(dataset: Any, field: str, rows: np.ndarray) -> list[str]:
+    """What interactions say in a column of words.
+
+    Args:
+        dataset: An :class:`InteractionTextDataset`, or a part of one.
+        field: The column.
+        rows: Numbers of the column :data:`TEXT_ROW`. (N,)
+    """
+    words, texts = dataset.text_words[field], dataset.interaction_texts[field]
+    return [" ".join(str(words[word]) for word in np.atleast_1d(texts[row]) if word > 0) for row in rows]

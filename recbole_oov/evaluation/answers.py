@@ -1,0 +1,89 @@
+"""How good answers are: numbers by their errors, texts by what they share with the true ones; and what says as much."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from recbole_oov.data.answers import Answers
+
+TaskResults = dict[str, dict[str, dict[str, float]]]
+"""By task, by who answers, metrics by name."""
+
+DAMPING = 10.0
+"""How many ratings at the mean a user, and an item, is given besides their own (Koren 2010, eq. 3 and 4: 10 and 25)."""
+_NEEDED = {"sacrebleu": "sacrebleu", "rouge_score": "rouge-score"}
+
+
+def missing_text_metrics() -> list[str]:
+    """Packages that the metrics of texts need and that are not installed."""
+    return [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
+
+
+def number_metrics(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """``rmse`` and ``mae`` of predictions. (N,), (N,)"""
+    error = predicted - true
+    return {"rmse": float(np.sqrt(np.mean(error**2))), "mae": float(np.mean(np.abs(error)))}
+
+
+def text_metrics(texts: Sequence[str], true: Sequence[str]) -> dict[str, float]:
+    """``bleu`` (BLEU-4 of all texts, 0 to 100, case ignored), ``rouge1``, ``rouge2``, ``rougeL`` (mean F1, 0 to 1)."""
+    import sacrebleu
+    from rouge_score.rouge_scorer import RougeScorer
+
+    kinds = ["rouge1", "rouge2", "rougeL"]
+    scorer = RougeScorer(kinds, use_stemmer=False)
+    scores = [scorer.score(one, other) for one, other in zip(true, texts, strict=True)]
+    bleu = sacrebleu.corpus_bleu(list(texts), [list(true)], lowercase=True).score
+    return {"bleu": float(bleu), **{kind: float(np.mean([score[kind].fmeasure for score in scores])) for kind in kinds}}
+
+
+def number_controls(known: Answers, asked: Answers, column: str) -> dict[str, np.ndarray]:
+    """Predictions that need no model: the mean of training, and the mean with what users and items differ from it.
+
+    Args:
+        known: Training interactions.
+        asked: Others.
+        column: What is predicted.
+
+    Returns:
+        By name, (N,) each.
+    """
+    numbers = np.asarray(known.columns[column])
+    mean = float(numbers.mean())
+    of_items = _offsets(known.items, numbers - mean, asked.items)
+    rest = numbers - mean - _offsets(known.items, numbers - mean, known.items)
+    of_users = _offsets(known.users, rest, asked.users)
+    return {"training mean": np.full(len(asked), mean), "user and item means": mean + of_items + of_users}
+
+
+def text_controls(known: Answers, asked: Answers, column: str) -> dict[str, list[str]]:
+    """Texts that need no model: what the first other user has said of the same item, or the user of another one.
+
+    Args:
+        known: Training interactions.
+        asked: Others.
+        column: What is written.
+    """
+    texts = known.texts(column)
+    found: dict[str, list[str]] = {}
+    for name, ids, wanted in (
+        ("another's of the item", known.items, asked.items),
+        ("another of the user", known.users, asked.users),
+    ):
+        first = dict(zip(reversed(ids.tolist()), reversed(texts), strict=True))
+        found[name] = [first.get(one, "") for one in wanted.tolist()]
+    return found
+
+
+def _offsets(ids: np.ndarray, numbers: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The damped mean of each id's numbers, 0 for an id without. -> of the wanted ids (N,)"""
+    sums: defaultdict[int, float] = defaultdict(float)
+    counts: defaultdict[int, float] = defaultdict(float)
+    for one, number in zip(ids.tolist(), numbers.tolist(), strict=True):
+        sums[one] += number
+        counts[one] += 1.0
+    return np.array([sums[one] / (counts[one] + DAMPING) if counts[one] else 0.0 for one in wanted.tolist()])

@@ -1,0 +1,77 @@
+"""What of a model on a backbone is spread over processes, and what is saved and loaded of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from recbole.model.abstract_recommender import AbstractRecommender
+
+from recbole_oov.errors import ConfigError
+from recbole_oov.lm.backbone import Backbone
+from recbole_oov.lm.backbone_maker import BackboneMaker
+from recbole_oov.lm.sharding import shard_frozen
+from recbole_oov.lm.vocabulary import OOVVocabulary
+
+
+class BackboneState(AbstractRecommender):
+    """A recommender with a backbone and an OOV vocabulary: checkpoints hold what is trained, and that vocabulary."""
+
+    backbone: Backbone
+    maker: BackboneMaker
+    vocabulary: OOVVocabulary
+    _set_vocabulary: Any
+    _calibrated: bool
+
+    def shard(self, device: torch.device) -> None:
+        """Keep a part of the backbone's frozen weights in each process of the run.
+
+        Raises:
+            ConfigError: torch or the backbone's architecture does not allow it.
+        """
+        shard_frozen(self.backbone.language_model, device)
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's; of a backbone whose weights are left as they are, only what is trained."""
+        state = super().state_dict(*args, **kwargs)
+        if self.backbone.frozen:
+            for name in state.keys() - self._saved_names(state):
+                del state[name]
+        return state
+
+    def _saved_names(self, state: Mapping[str, Any]) -> set[str]:
+        trained = {f"backbone.{name}" for name, weights in self.backbone.named_parameters() if weights.requires_grad}
+        return {name for name in state if not name.startswith("backbone.") or name in trained}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch's; the OOV vocabulary is the checkpoint's, even where this machine would have made another.
+
+        Raises:
+            ConfigError: The checkpoint's backbone is another one than that of this machine.
+        """
+        self._calibrated = False
+        self._check_fingerprint(state_dict)
+        names = (field.name for field in fields(OOVVocabulary))
+        saved = {name: state_dict[f"oov_{name}"].cpu() for name in names if f"oov_{name}" in state_dict}
+        own = self.vocabulary.state()
+        if own.keys() != saved.keys() or any(not torch.equal(saved[name], own[name].cpu()) for name in own):
+            self._set_vocabulary(OOVVocabulary(**saved))
+        if not self.backbone.frozen:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        missing = sorted(self.state_dict().keys() - state_dict.keys())
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        if strict and (missing or result.unexpected_keys):
+            raise RuntimeError(f"state_dict lacks {missing} and has, beside what is known, {result.unexpected_keys}")
+        return result
+
+    def _check_fingerprint(self, state_dict: Mapping[str, Any]) -> None:
+        own, saved = self.maker.fingerprint, state_dict.get("backbone_fingerprint")
+        if own is not None and saved is not None and not torch.equal(own, saved.cpu()):
+            raise ConfigError(
+                f"backbone: {self.maker.name!r} is not the one that the checkpoint was trained on: its config.json or "
+                f"its weights' files are others; put the earlier ones back"
+            )
