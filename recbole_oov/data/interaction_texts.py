@@ -1,7 +1,8 @@
 """Sequential data sets whose interactions say something in words: reviews, explanations.
 
 RecBole gives every row of a sequential data set the columns of all interactions before it, padded. Words would take
-gigabytes so, and no model reads them there. They are kept aside, and a number in each row says whose they are.
+gigabytes so, and no model reads them there. They are kept aside, and a number in each row says whose they are. Numbers
+that a model answers in words stay as they are in the file.
 """
 
 from __future__ import annotations
@@ -24,6 +25,15 @@ class InteractionTextDataset(SequentialDataset):
             those of :attr:`text_words`.
         text_words: By column its words by their numbers.
     """
+
+    def _normalize(self) -> None:
+        """As RecBole's; under ``normalize_all``, which ml-100k has, what is asked for in words stays as it is."""
+        asks = getattr(self.config.model_class, "interaction_columns", None)
+        asked = {} if asks is None or not self.config["normalize_all"] else asks(self.config)
+        kept = {name: self.inter_feat[name].copy() for name in asked if name in self.inter_feat}
+        super()._normalize()
+        for name, values in kept.items():
+            self.inter_feat[name] = values
 
     def _data_processing(self) -> None:
         super()._data_processing()

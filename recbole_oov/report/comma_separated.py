@@ -27,6 +27,9 @@ def comma_separated(tables: list[Table]) -> str:
             columns = [column for column in table.columns if column in line.estimates] or [("", "")]
             for column in columns:
                 writer.writerow(_row(table, line, column, line.estimates.get(column)))
+            for (task, metric, who), value in line.tasks().items():
+                by = metric if who == line.rows[0]["model"] else f"{metric} of {who}"
+                writer.writerow(_row(table, line, (task, by), Estimate(value)))
     return text.getvalue()
 
 

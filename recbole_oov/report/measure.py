@@ -98,6 +98,7 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     trained, cpu_trained = time.perf_counter(), time.process_time()
     trainer.evaluate(experiment.test_data, load_best_model=True, show_progress=False)
     measured = _ranks(experiment, cell) if cell.measure == "ranks" else _users(experiment)
+    tasks = runner.task_results(experiment, show_progress=False)
     search = getattr(trainer, "search_report", None)
     epochs = len(trainer.train_loss_dict)
     to_best = max(1, epochs - trainer.cur_step * max(1, trainer.eval_step))
@@ -119,6 +120,7 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
         **({"search": search.as_dict()} if search is not None else {}),
         **({"stages": [_stage(stage) for stage in trainer.stages]} if hasattr(trainer, "stages") else {}),
         **_diagnostics(experiment),
+        **({"tasks": tasks} if tasks else {}),
         **measured,
         "config": config_hash,
         "commit": _commit(),

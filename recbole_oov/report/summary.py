@@ -98,6 +98,16 @@ class Line:
         values = [value + float(row.get(_OF_BASE.get(name, "")) or 0) for row, value in own]
         return float(np.mean(values)) if values else None
 
+    def tasks(self) -> dict[tuple[str, str, str], float]:
+        """Of tasks beside ranking the means over seeds, by task, metric and who answers: the model, or a control."""
+        found: dict[tuple[str, str, str], list[float]] = {}
+        for row in self.rows:
+            for task, answers in (row.get("tasks") or {}).items():
+                for who, metrics in answers.items():
+                    for metric, value in metrics.items():
+                        found.setdefault((task, metric, who), []).append(float(value))
+        return {key: float(np.mean(values)) for key, values in found.items()}
+
 
 @dataclass
 class Table:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
+from recbole_oov import cli
 from recbole_oov.config import OOVConfig
 from recbole_oov.data.answers import Answers, answers_of
 from recbole_oov.errors import ConfigError, DataError
@@ -22,6 +25,7 @@ from recbole_oov.runner import prepare, run
 from recbole_oov.testing import two_circles, write_atomic
 from tests import language_models
 from tests.unit.conftest import SMALL
+from tests.unit.sweeps import write_spec
 
 TITLES = {f"i{i}": f"Story {i} of the sea" for i in range(24)}
 
@@ -371,3 +375,40 @@ def test_metrics_and_controls_by_hand() -> None:
     user_2 = (0.0 - item_1) / (1 + 10)
     assert controls["user and item means"] == pytest.approx([4 + item_1 + user_2, 4.0])
     assert text_controls(known, asked, "t") == {"another's of the item": ["a", ""], "another of the user": ["c", ""]}
+
+
+def test_a_benchmark_has_rows_of_tasks(data_path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recbole_oov.report.tables.save_plots", lambda tables, folder: "no plots")
+    row = {"model": "OOVLLMRec", **SMALL, "tasks": ["rating"]}
+    common = {"data_path": str(data_path), "epochs": 1, "metrics": ["NDCG"], "topk": [5], "valid_metric": "NDCG@5"}
+    spec = {"dataset": "told", "measure": "users", "seeds": [1], "common": common, "models": {"with ratings": row}}
+    cli.main(["benchmark", write_spec(workplace, spec)])
+    (line,) = (workplace / "out" / "results.jsonl").read_text().splitlines()
+    found = json.loads(line)["tasks"]["rating"]
+    assert found.keys() == {"OOVLLMRec", "training mean", "user and item means"}
+    rows = list(csv.DictReader((workplace / "out" / "table.csv").open()))
+    assert {row["metric"]: float(row["mean"]) for row in rows if row["group"] == "rating"} == pytest.approx(
+        {
+            "rmse": found["OOVLLMRec"]["rmse"],
+            "rmse of training mean": found["training mean"]["rmse"],
+            "rmse of user and item means": found["user and item means"]["rmse"],
+            "mae": found["OOVLLMRec"]["mae"],
+            "mae of training mean": found["training mean"]["mae"],
+            "mae of user and item means": found["user and item means"]["mae"],
+        }
+    )
+
+
+def test_ratings_are_those_of_the_file_unless_a_user_wants_them_between_0_and_1(data_path: Path) -> None:
+    values = {
+        key: build(data_path, tasks=["rating"], **options)[0].tasks["rating"].values.tolist()
+        for key, options in (
+            ("default", {}),
+            ("all", {"normalize_all": True}),
+            ("asked", {"normalize_field": ["rating"]}),
+        )
+    }
+    assert values == {
+        **{key: [1.0, 1.5, 3.0, 3.5] for key in ("default", "all")},
+        "asked": pytest.approx([0.0, 0.2, 0.8, 1.0]),
+    }
