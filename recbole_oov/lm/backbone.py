@@ -114,6 +114,7 @@ class Backbone(nn.Module):
     Attributes:
         model: As given.
         hidden_size: Width d of vectors and states.
+        tokens_read: How many tokens it has read, padding included.
     """
 
     encodes_history = False
@@ -131,6 +132,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.model = model
         self.n_words, self.n_oov, self.dtype = n_words, n_oov, dtype
+        self.tokens_read = 0
         self.hidden_size = int(self._input_table().shape[1])
         if gradient_checkpointing:
             lm = self.language_model  # newer versions of transformers have another name for it
@@ -209,6 +211,7 @@ class Backbone(nn.Module):
         Returns:
             (B, T, d) float32
         """
+        self.tokens_read += vectors.shape[0] * vectors.shape[1]
         with self._precision(vectors):
             output = self._body(
                 inputs_embeds=vectors.to(self._weights_dtype),
@@ -348,6 +351,7 @@ class EncoderDecoder(Backbone):
         real = real.gather(1, order)
         vectors = vectors.gather(1, order[..., None].expand_as(vectors))
         encoder = self.language_model.get_encoder()
+        self.tokens_read += vectors.shape[0] * vectors.shape[1]
         with self._precision(vectors):
             output = encoder(inputs_embeds=vectors.to(self._weights_dtype), attention_mask=real)
         states: Tensor = output.last_hidden_state
@@ -365,6 +369,7 @@ class EncoderDecoder(Backbone):
             (B, T, d) float32
         """
         memory, real = encoded
+        self.tokens_read += vectors.shape[0] * vectors.shape[1]
         with self._precision(vectors):
             output = self.language_model.get_decoder()(
                 inputs_embeds=vectors.to(self._weights_dtype),

@@ -88,12 +88,18 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     trainer, config_hash = experiment.trainer, _config_hash(experiment)
     before, cpu_before = time.perf_counter(), time.process_time()
     curve: list[tuple[int, float]] = []
+    seconds: list[float] = []
+
+    def validated(epoch: int, score: float) -> None:
+        curve.append((epoch, round(float(score), 6)))
+        seconds.append(time.perf_counter() - before)
+
     best, _ = trainer.fit(
         experiment.train_data,
         experiment.valid_data,
         saved=True,
         show_progress=False,
-        callback_fn=lambda epoch, score: curve.append((epoch, round(float(score), 6))),
+        callback_fn=validated,
     )
     trained, cpu_trained = time.perf_counter(), time.process_time()
     trainer.evaluate(experiment.test_data, load_best_model=True, show_progress=False)
@@ -112,11 +118,13 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
         "epochs": epochs,
         "epochs_to_best": to_best,
         "train_seconds": round(trained - (started if cell.measure == "ranks" else before), 1),
+        **_to_best(curve, seconds, bigger=bool(experiment.config["valid_metric_bigger"])),
         "train_cpu_seconds": round(cpu_trained - cpu_before, 1),
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(time.process_time() - cpu_started, 1),
         **_peak_memory(experiment.config["device"]),
         "parameters": sum(parameter.numel() for parameter in experiment.model.parameters()),
+        **_throughput(trainer),
         **({"search": search.as_dict()} if search is not None else {}),
         **({"stages": [_stage(stage) for stage in trainer.stages]} if hasattr(trainer, "stages") else {}),
         **_diagnostics(experiment),
@@ -131,6 +139,18 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
         },
         "hardware": _hardware(experiment.config["device"]),
     }
+
+
+def _to_best(curve: list[tuple[int, float]], seconds: list[float], *, bigger: bool) -> dict[str, float]:
+    """Seconds of training and validation until the best validation; nothing without one."""
+    scores = [score if bigger else -score for _, score in curve]
+    return {"seconds_to_best": round(seconds[scores.index(max(scores))], 1)} if scores else {}
+
+
+def _throughput(trainer: Any) -> dict[str, float]:
+    """Tokens that a language model reads in a second of training, where there is one."""
+    tokens, seconds = getattr(trainer, "tokens_read", 0), getattr(trainer, "reading_seconds", 0.0)
+    return {"tokens_per_second": round(tokens / seconds, 1)} if tokens and seconds else {}
 
 
 def _diagnostics(experiment: Any) -> dict[str, Any]:

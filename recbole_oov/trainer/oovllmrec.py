@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,23 @@ _ASKED_AT_ONCE = 128
 
 
 class OOVLLMRecTrainer(AllPositionMixin, EvaluationMixin, Trainer):
-    """Trains OOVLLMRec, whose tasks are measured after training."""
+    """Trains OOVLLMRec, whose tasks are measured after training.
+
+    Attributes:
+        tokens_read: Tokens that the backbone has read in training, in this process; padding that is computed counts.
+        reading_seconds: What that took.
+    """
+
+    tokens_read = 0
+    reading_seconds = 0.0
+
+    def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
+        backbone = self.model.backbone
+        began, before = time.perf_counter(), backbone.tokens_read
+        loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+        self.reading_seconds += time.perf_counter() - began
+        self.tokens_read += backbone.tokens_read - before
+        return loss
 
     def task_results(self, eval_data: Any, show_progress: bool = False) -> TaskResults:
         """How well the model does, on a held-out part, what it learned beside what it ranks by.

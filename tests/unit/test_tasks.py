@@ -379,12 +379,14 @@ def test_metrics_and_controls_by_hand() -> None:
 
 def test_a_benchmark_has_rows_of_tasks(data_path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recbole_oov.report.tables.save_plots", lambda tables, folder: "no plots")
-    row = {"model": "OOVLLMRec", **SMALL, "tasks": ["rating"]}
+    model = {"model": "OOVLLMRec", **SMALL, "tasks": ["rating"]}
     common = {"data_path": str(data_path), "epochs": 1, "metrics": ["NDCG"], "topk": [5], "valid_metric": "NDCG@5"}
-    spec = {"dataset": "told", "measure": "users", "seeds": [1], "common": common, "models": {"with ratings": row}}
+    spec = {"dataset": "told", "measure": "users", "seeds": [1], "common": common, "models": {"with ratings": model}}
     cli.main(["benchmark", write_spec(workplace, spec)])
     (line,) = (workplace / "out" / "results.jsonl").read_text().splitlines()
-    found = json.loads(line)["tasks"]["rating"]
+    row = json.loads(line)
+    assert row["tokens_per_second"] > 0 and 0 < row["seconds_to_best"] <= row["train_seconds"] + 0.1
+    found = row["tasks"]["rating"]
     assert found.keys() == {"OOVLLMRec", "training mean", "user and item means"}
     rows = list(csv.DictReader((workplace / "out" / "table.csv").open()))
     assert {row["metric"]: float(row["mean"]) for row in rows if row["group"] == "rating"} == pytest.approx(
