@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         argv: The arguments, without the program's name.
 
     Returns:
-        The exit status: 0; 2 after an error in what the user gave, which is printed without a traceback; 130 after
+        The exit status: 0; 1 where cells of a benchmark failed and the others went on; 2 after an error in what the user gave, which is printed without a traceback; 130 after
         an interruption.
     """
     if any(argument in ("-h", "--help", "help") for argument in argv):
@@ -72,14 +72,13 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"torchrun: {name} runs in one process; start it without torchrun")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")  # of no use to whoever types
-            command(list(rest))
+            return command(list(rest)) or 0
     except RecBoleOOVError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the last checkpoint that was saved is whole", file=sys.stderr)
         return 130
-    return 0
 
 
 def entry() -> None:
@@ -119,12 +118,18 @@ def _check_group(group: dict[str, Any]) -> None:
             raise ConfigError(f"{key}: {value!r} is not a number of processes; give a whole number, at least 1")
 
 
-def _benchmark(argv: list[str]) -> None:
-    from recbole_oov.report.benchmark import benchmark
+def _benchmark(argv: list[str]) -> int:
+    from recbole_oov.report.benchmark import benchmark, failed_cells
 
     if not argv or argv[0].startswith("-"):
         raise ConfigError("benchmark: name a benchmark file, as in: benchmark properties/benchmark/ml-100k.yaml")
-    benchmark(argv[0], parse_command_line(argv[1:]))
+    options = parse_command_line(argv[1:])
+    benchmark(argv[0], options)
+    failed = failed_cells(argv[0], options)
+    if failed:
+        print(f"error: {len(failed)} failed, which the same command tries again:", file=sys.stderr)
+        print(*failed, sep="\n", file=sys.stderr)
+    return int(bool(failed))
 
 
 def _bench(argv: list[str]) -> None:
@@ -162,7 +167,7 @@ def _models(argv: list[str]) -> None:
         print(f"{name}{'  (recbole_oov)' if name in ours else ''}")
 
 
-_COMMANDS: dict[str, Callable[[list[str]], None]] = {
+_COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "run": _run,
     "benchmark": _benchmark,
     "bench": _bench,

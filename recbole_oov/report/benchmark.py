@@ -57,6 +57,17 @@ def benchmark(file: str, overrides: Mapping[str, Any]) -> Path:
     return output
 
 
+def failed_cells(file: str, overrides: Mapping[str, Any]) -> list[str]:
+    """Of the cells that a call asks for those whose latest row is an error, each with its reason.
+
+    Arguments as of :func:`benchmark`.
+    """
+    spec = read_spec(file, overrides)
+    latest = {row["key"]: row for row in read_results(Path(spec["output"]) / "results.jsonl")}
+    asked = [(cell, latest.get(cell.key, {})) for cell in cells_of(spec)]
+    return [f"{cell.label}, seed {cell.options['seed']}: {row['error']}" for cell, row in asked if "error" in row]
+
+
 def cells_of(spec: Mapping[str, Any]) -> list[Cell]:
     """All cells, each with the settings that the search chose for its row, once it has ended.
 

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_oov import cli
 from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.registry import properties_folder
 from recbole_oov.report import measure
@@ -82,7 +83,7 @@ def test_a_killed_sweep_runs_only_what_is_missing(
 
 
 def test_a_failed_cell_is_a_row_that_says_why_and_is_tried_again(
-    tmp_path: Path, circles: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, circles: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     models = {"broken": {"model": "SASRec", "n_heads": 3, "train_positions": "all"}, "Pop": {"model": "Pop"}}
@@ -93,6 +94,11 @@ def test_a_failed_cell_is_a_row_that_says_why_and_is_tried_again(
     assert rows[1]["name"] == "Pop" and "error" not in rows[1]
     benchmark(file, {})
     assert [row["name"] for row in read_results(output / "results.jsonl")] == ["broken", "Pop", "broken"]
+    assert cli.main(["benchmark", file]) == 1
+    said = capsys.readouterr().err
+    assert "error: 1 failed, which the same command tries again:\n" in said and "broken, seed 1: " in said
+    fine = spec_file(tmp_path, circles, seeds=[1], models={"Pop": models["Pop"]})
+    assert cli.main(["benchmark", fine]) == 0
 
 
 def test_rows_of_another_split_are_not_put_into_one_table(
