@@ -54,8 +54,8 @@ def main(argv: Sequence[str]) -> int:
         argv: The arguments, without the program's name.
 
     Returns:
-        The exit status: 0; 1 where cells of a benchmark failed and the others went on; 2 after an error in what the user
-        gave, which is printed without a traceback; 130 after an interruption.
+        The exit status: 0; 1 where cells of a benchmark failed and the others went on; 2 after an error in what the
+        user gave, which is printed without a traceback; 130 after an interruption.
     """
     if any(argument in ("-h", "--help", "help") for argument in argv):
         print(HELP, end="")
