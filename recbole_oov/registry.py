@@ -51,6 +51,8 @@ class Entry:
     trainer: type | str | None = None
     dataset: type | str | None = None
     properties: Path | None = None
+    properties_of: str | None = None
+    """Another model of the plugin whose options, and their defaults, it has."""
 
 
 def _cold_start(name: str, trainer: str = "recbole_oov.trainer.cold_start:ColdStartTrainer") -> Entry:
@@ -65,6 +67,14 @@ _BUILT_IN = (
         "sequential_recommender",
         trainer="recbole_oov.trainer.oovllmrec:OOVLLMRecTrainer",
         dataset="recbole_oov.data.interaction_texts:InteractionTextDataset",
+    ),
+    Entry(
+        "OOVLLMRecGeneral",
+        "recbole_oov.model.oovllmrecgeneral:OOVLLMRecGeneral",
+        "general_recommender",
+        trainer="recbole_oov.trainer.oovllmrec:OOVLLMRecTrainer",
+        dataset="recbole_oov.data.interaction_texts:GeneralInteractionTextDataset",
+        properties_of="OOVLLMRec",
     ),
     Entry("ClusterPop", "recbole_oov.model.clusterpop:ClusterPop", "sequential_recommender"),
     Entry("ContentKNN", "recbole_oov.model.contentknn:ContentKNN", "general_recommender"),
@@ -235,7 +245,8 @@ def properties_files(model: str, dataset: str) -> list[Path]:
     """The plugin's YAML defaults for a model and a dataset, weakest first; files that do not exist are left out."""
     folder = properties_folder()
     entry = _entries.get(model)
-    candidates = [folder / "overall.yaml", folder / "model" / f"{model}.yaml", folder / "dataset" / f"{dataset}.yaml"]
+    named = model if entry is None or entry.properties_of is None else entry.properties_of
+    candidates = [folder / "overall.yaml", folder / "model" / f"{named}.yaml", folder / "dataset" / f"{dataset}.yaml"]
     if entry is not None and entry.properties is not None:
         candidates.insert(2, entry.properties)
     return [path for path in candidates if path.is_file()]

@@ -61,12 +61,13 @@ def written(value: float) -> str:
 
 
 def answers_of(dataset: Any, columns: Sequence[str], *, with_first: bool = False) -> Answers:
-    """The interactions of a split of a sequential data set: its rows' targets.
+    """The interactions of a split: its rows; in a sequential data set their targets.
 
     Args:
         dataset: The data set behind a loader, after RecBole's augmentation and split.
         columns: Columns of the interactions, numbers or words.
-        with_first: For the training split: users' first interactions, which are nobody's target, as well.
+        with_first: For the training split: as well users' first interactions, which in a sequential data set are the
+            target of no row.
 
     Raises:
         DataError: A column is not loaded, or holds neither numbers nor words.
@@ -80,7 +81,7 @@ def answers_of(dataset: Any, columns: Sequence[str], *, with_first: bool = False
                 f"float (numbers) or token_seq (words); it is {dataset.field2type.get(name, 'not there')}"
             )
     users, first = rows[dataset.uid_field].numpy(), np.zeros(0, dtype=np.int64)
-    if with_first:
+    if with_first and hasattr(dataset, "item_list_length_field"):
         oldest = np.lexsort((rows[dataset.item_list_length_field].numpy(), users))
         first = oldest[np.unique(users[oldest], return_index=True)[1]]
 

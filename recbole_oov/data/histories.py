@@ -1,4 +1,4 @@
-"""What the training part of a sequential data set says, user by user, and the windows that slide over it."""
+"""What the training part of a data set says, user by user in time, and the windows that slide over it."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Histories:
 
     @classmethod
     def from_train(cls, dataset: Any) -> Histories:
-        """Read the histories back out of the training split of RecBole's ``SequentialDataset``.
+        """Read the histories out of a training split; of RecBole's ``SequentialDataset`` back out of it.
 
-        RecBole turns a history into one row a target: ``(i1 | i2), (i1, i2 | i3), …``. The first row's list and
-        the targets of all rows are the history. Only training rows are looked at: validation and test targets
-        are not in them.
+        Of a general data set they are its rows by time, in the order of the file where no time is loaded. A sequential
+        one of RecBole's has one row a target: ``(i1 | i2), (i1, i2 | i3), …``. The first row's list and the targets of
+        all rows are the history. Only training rows are looked at: validation and test targets are not in them.
 
         Args:
             dataset: The data set behind the training loader, after RecBole's augmentation and split.
@@ -57,6 +57,8 @@ class Histories:
                 "no training row is left: leave-one-out takes two of each user's interactions for validation and "
                 "test and needs two more to learn from; loosen user_inter_num_interval or add data"
             )
+        if not hasattr(dataset, "item_list_length_field"):
+            return cls.of_interactions(dataset)
         list_field = dataset.iid_field + dataset.config["LIST_SUFFIX"]
         users = rows[dataset.uid_field].numpy()
         order = np.argsort(users, kind="stable")
@@ -79,6 +81,16 @@ class Histories:
             items[offsets[u] + head : offsets[u + 1]] = targets[row : row + count]
         return cls(user_ids, items, offsets, dataset.user_num, dataset.item_num)
 
+    @classmethod
+    def of_interactions(cls, dataset: Any) -> Histories:
+        """All rows of a data set without lists, each user's by time. Only of a training part is this not a leak."""
+        rows, time = dataset.inter_feat, dataset.time_field
+        users, items = (np.asarray(rows[field]) for field in (dataset.uid_field, dataset.iid_field))
+        keys = (np.asarray(rows[time]), users) if time in rows.columns else (users,)
+        user_ids, counts = np.unique(users, return_counts=True)
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        return cls(user_ids, items[np.lexsort(keys)], offsets, dataset.user_num, dataset.item_num)
+
     def __len__(self) -> int:
         return len(self.user_ids)
 
@@ -96,6 +108,30 @@ class Histories:
         places = np.minimum((ends - lengths)[:, None] + columns, len(self.items) - 1)
         items = np.where(columns < lengths[:, None], self.items[places], 0)
         return torch.from_numpy(items).to(users.device), torch.from_numpy(lengths).to(users.device)
+
+    def before(self, users: Tensor, items: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """What users had before they had given items, the newest alone, oldest first, 0 after them.
+
+        Args:
+            users: Ids. (B,)
+            items: One of each user's items; of an item that is there more than once the last counts. (B,)
+            length: How many at most.
+
+        Returns:
+            Of the rows with something before the item their numbers (N,), and it (N, length).
+        """
+        rows, found = [], []
+        for row, (user, item) in enumerate(zip(users.tolist(), items.tolist(), strict=True)):
+            at = int(np.searchsorted(self.user_ids, user))
+            own = self.of(at) if at < len(self) and self.user_ids[at] == user else self.items[:0]
+            place = np.flatnonzero(own == item)
+            if len(place) and place[-1] > 0:
+                rows.append(row)
+                found.append(torch.from_numpy(own[max(0, place[-1] - length) : place[-1]]))
+        lists = torch.zeros(len(rows), length, dtype=torch.long)
+        for row, one in enumerate(found):
+            lists[row, : len(one)] = one
+        return torch.tensor(rows, dtype=torch.long), lists
 
     def item_counts(self) -> np.ndarray:
         """How often each item was interacted with in training. (n_items,)"""

@@ -1,4 +1,4 @@
-"""Sequential data sets whose interactions say something in words: reviews, explanations.
+"""Data sets whose interactions say something in words: reviews, explanations.
 
 RecBole gives every row of a sequential data set the columns of all interactions before it, padded. Words would take
 gigabytes so, and no model reads them there. They are kept aside, and a number in each row says whose they are. Numbers
@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from recbole.data.dataset import SequentialDataset
+from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 
 TEXT_ROW = "text_row"
 """Column of the interactions: where their words are kept."""
 
 
-class InteractionTextDataset(SequentialDataset):
-    """RecBole's sequential data set, with the words of interactions kept once.
+class _TextsAside:
+    """For a data set of RecBole's: the words of interactions are kept once.
 
     Attributes:
         interaction_texts: By column (``token_seq`` in ``.inter``) one array of word numbers an interaction; they are
@@ -26,17 +26,24 @@ class InteractionTextDataset(SequentialDataset):
         text_words: By column its words by their numbers.
     """
 
+    config: Any
+    inter_feat: Any
+    field2type: Any
+    field2id_token: Any
+    _del_col: Any
+    set_field_property: Any
+
     def _normalize(self) -> None:
         """As RecBole's; under ``normalize_all``, which ml-100k has, what is asked for in words stays as it is."""
         asks = getattr(self.config.model_class, "interaction_columns", None)
         asked = {} if asks is None or not self.config["normalize_all"] else asks(self.config)
         kept = {name: self.inter_feat[name].copy() for name in asked if name in self.inter_feat}
-        super()._normalize()
+        super()._normalize()  # type: ignore[misc]
         for name, values in kept.items():
             self.inter_feat[name] = values
 
     def _data_processing(self) -> None:
-        super()._data_processing()
+        super()._data_processing()  # type: ignore[misc]
         kinds = {field: self.field2type[field] for field in self.inter_feat.columns}
         fields = [field for field, kind in kinds.items() if kind == FeatureType.TOKEN_SEQ]
         self.interaction_texts: dict[str, list[np.ndarray]] = {}
@@ -50,11 +57,19 @@ class InteractionTextDataset(SequentialDataset):
             self.set_field_property(TEXT_ROW, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
 
 
+class InteractionTextDataset(_TextsAside, SequentialDataset):
+    """RecBole's sequential data set, with the words of interactions kept once."""
+
+
+class GeneralInteractionTextDataset(_TextsAside, Dataset):
+    """RecBole's general data set, with the words of interactions kept once."""
+
+
 def interaction_text(dataset: Any, field: str, rows: np.ndarray) -> list[str]:
     """What interactions say in a column of words.
 
     Args:
-        dataset: An :class:`InteractionTextDataset`, or a part of one.
+        dataset: One of the above, or a part of one.
         field: The column.
         rows: Numbers of the column :data:`TEXT_ROW`. (N,)
     """

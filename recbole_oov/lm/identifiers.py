@@ -88,12 +88,7 @@ def walk_vocabulary(config: Any, dataset: Any, histories: Histories) -> OOVVocab
 
 def every_interaction(config: Any) -> Histories:
     """The histories of the whole data set, validation and test included. Nothing that is to be tested may read this."""
-    whole = create_dataset(config)
-    rows = whole.inter_feat
-    users, items = (np.asarray(rows[field]) for field in (whole.uid_field, whole.iid_field))
-    order = np.lexsort((np.asarray(rows[whole.time_field]), users))
-    user_ids, counts = np.unique(users, return_counts=True)
-    return Histories(user_ids, items[order], np.concatenate([[0], np.cumsum(counts)]), whole.user_num, whole.item_num)
+    return Histories.of_interactions(create_dataset(config))
 
 
 def make_vocabulary(config: Any, dataset: Any, histories: Histories) -> OOVVocabulary:

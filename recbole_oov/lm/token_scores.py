@@ -113,7 +113,7 @@ def memorisation_score(
 
 
 def training_ratings(train_dataset: Any) -> csr_matrix:
-    """Training ratings of a sequential data set, ones where it has none; of a repeated pair the last.
+    """Training ratings, ones where there are none; of a repeated pair the last.
 
     Args:
         train_dataset: The training part; its rating field counts only where ``load_col`` has it.
@@ -124,14 +124,14 @@ def training_ratings(train_dataset: Any) -> csr_matrix:
     rows, field = train_dataset.inter_feat, train_dataset.config["RATING_FIELD"]
     shape = (train_dataset.user_num, train_dataset.item_num)
     users, items = rows[train_dataset.uid_field].numpy(), rows[train_dataset.iid_field].numpy()
-    # The oldest item of a history is nobody's target: it stands in the lists alone.
-    first = rows[train_dataset.item_id_list_field].numpy()[:, 0]
-    of_list = f"{field}{train_dataset.config['LIST_SUFFIX']}"
-    explicit = field in rows.columns and of_list in rows.columns
-    values = rows[field].double().numpy() if explicit else np.ones(len(users))
-    oldest = rows[of_list].double().numpy()[:, 0] if explicit else np.ones(len(users))
-    pairs = np.concatenate([users, users]) * shape[1] + np.concatenate([first, items])
-    values = np.concatenate([oldest, values])
+    values = rows[field].double().numpy() if field in rows.columns else np.ones(len(users))
+    if hasattr(train_dataset, "item_id_list_field"):
+        # The oldest item of a history is nobody's target: it stands in the lists alone.
+        first = rows[train_dataset.item_id_list_field].numpy()[:, 0]
+        of_list = f"{field}{train_dataset.config['LIST_SUFFIX']}"
+        oldest = rows[of_list].double().numpy()[:, 0] if of_list in rows.columns else np.ones(len(users))
+        users, items, values = (np.concatenate(pair) for pair in ((users, users), (first, items), (oldest, values)))
+    pairs = users * shape[1] + items
     distinct, last = np.unique(pairs[::-1], return_index=True)
     return csr_matrix((values[::-1][last], (distinct // shape[1], distinct % shape[1])), shape=shape)
 

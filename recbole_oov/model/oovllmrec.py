@@ -126,7 +126,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
             for name, task in prompts.items()
             if name not in direct
         }
-        self.recommends_for_histories = self.rank_by == "sequential"
+        self.recommends_for_histories = self.recommends_for_histories and self.rank_by == "sequential"
         for name, task in self.tasks.items():
             if task.n_cut:
                 self.logger.warning(
@@ -472,6 +472,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         """Logits of the next cluster (B, K), and the states at all cluster tokens, or at chosen ones (B, C), had each
         come next (B, C, d).
         """
+        interaction = self._asked_after(interaction)
         users, items = interaction[self.USER_ID], interaction[self.ITEM_SEQ]
         question, items = self.question, items[:, : int(interaction[self.ITEM_SEQ_LEN].max())]
         if self.rank_by == "direct":
@@ -496,6 +497,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
             items: Item ids. (N,)
         """
         self._calibrate()
+        interaction = self._asked_after(interaction)
         length = int(interaction[self.ITEM_SEQ_LEN][0])
         history = interaction[self.ITEM_SEQ][0, :length]
         clusters = self.oov_item_cluster[items]
@@ -555,6 +557,10 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         guess = self.placement(content)
         blocks = users.split(_USERS_AT_ONCE)
         return torch.cat([self._weights(self._branches(self._after_training(block)), guess) for block in blocks])
+
+    def _asked_after(self, interaction: Interaction) -> Interaction:
+        """Rows with the histories after which they ask."""
+        return interaction
 
     def _after_training(self, users: Tensor) -> Interaction:
         items, lengths = self.histories.newest(users, self.max_seq_length)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_oov.data.histories import seen_matrix
@@ -156,7 +157,9 @@ class Recommender:
         self, found: Recommendations, users: Sequence[object] | None, histories: Sequence[Sequence[object]] | None
     ) -> tuple[Explanation, ...]:
         if users is not None:
-            rows = self._scores.rows_after_users(self.names.ids("user", users))
+            ids = self.names.ids("user", users)
+            of_users = Interaction({self.dataset.uid_field: ids})
+            rows = self._scores.rows_after_users(ids) if self._scores.sequential else of_users
         else:
             assert histories is not None
             rows = self._scores.rows_after_histories([self.names.ids("item", history) for history in histories])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import ModelType
 from torch import Tensor
 
 from recbole_oov.errors import ConfigError, RecBoleOOVError
@@ -28,7 +28,7 @@ class Scores:
 
     def __init__(self, model: Any, dataset: Any) -> None:
         self.model, self.dataset = model.eval(), dataset
-        self.sequential = isinstance(model, SequentialRecommender)
+        self.sequential = model.type == ModelType.SEQUENTIAL
         self._item_features: Interaction | None = None
 
     @torch.no_grad()

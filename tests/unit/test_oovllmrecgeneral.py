@@ -1,0 +1,96 @@
+"""OOVLLMRec as a general recommender: on the splits, and for the users, of general recommenders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_oov.data.histories import Histories
+from recbole_oov.errors import ConfigError
+from recbole_oov.recommendation.api import Recommender
+from recbole_oov.runner import Experiment, prepare
+from recbole_oov.testing import two_circles, write_atomic
+from tests.unit import cold
+from tests.unit.conftest import SMALL
+
+NAME = "OOVLLMRecGeneral"
+
+
+@pytest.fixture(scope="module")
+def tastes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cold.write_tastes(tmp_path_factory.mktemp("tastes"))
+
+
+def trained(tastes: Path, **options: Any) -> Experiment:
+    small = {**SMALL, "n_clusters": 4, "dropout": 0.1, "epochs": 20, "learning_rate": 0.01}
+    return cold.trained(NAME, tastes, valid_metric="NDCG@5", **{**small, **options})
+
+
+@pytest.mark.parametrize(("oov_items", "at_least", "at_most"), [("spread", 0.9, 1.0), ("reserved", 0.4, 0.6)])
+def test_new_items_are_placed_before_those_who_like_them(
+    tastes: Path, oov_items: str, at_least: float, at_most: float
+) -> None:
+    ready = trained(tastes, oov_items=oov_items, item_augmentation=1.0)
+    assert ready.model.recommends_for_oov_items is (oov_items == "spread")
+    assert at_least <= cold.oov_auc(ready) <= at_most
+
+
+def test_a_user_is_asked_for_after_all_training_items_and_nothing_else(tastes: Path) -> None:
+    ready = trained(tastes, epochs=1)
+    model, train = ready.model, ready.train_data._dataset
+    users = torch.arange(1, 20)
+    scores = model.full_sort_predict(Interaction({"user_id": users}))
+    histories = Histories.from_train(train)
+    items, lengths = histories.newest(users, model.max_seq_length)
+    rows = Interaction({"user_id": users, model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: lengths})
+    torch.testing.assert_close(scores, model.full_sort_predict(rows))
+    pairs = {(int(user), int(item)) for user, row in zip(users, items, strict=True) for item in row if item}
+    rows = train.inter_feat
+    assert pairs == {
+        pair for pair in zip(rows["user_id"].tolist(), rows["item_id"].tolist(), strict=True) if pair[0] < 20
+    }
+
+
+def test_the_loss_of_rows_is_that_of_what_came_before(tastes: Path) -> None:
+    model = trained(tastes, epochs=1).model
+    user = int(model.histories.user_ids[3])
+    own = model.histories.of(3)
+    rows = Interaction({"user_id": torch.full((2,), user), "item_id": torch.from_numpy(own[[0, 4]])})
+    history = {model.ITEM_SEQ: torch.from_numpy(own[None, :4]), model.ITEM_SEQ_LEN: torch.tensor([4])}
+    before = Interaction({"user_id": torch.tensor([user]), **history})
+    expected = -model.full_sort_predict(before)[0, own[4]]  # the first item has nothing before it
+    torch.testing.assert_close(model.calculate_loss(rows), expected)
+    assert model.calculate_loss(rows[:1]) == 0
+
+
+def test_histories_of_a_general_data_set_are_in_the_order_of_time(tmp_path: Path) -> None:
+    histories = {user: list(dict.fromkeys(items)) for user, items in two_circles().items()}
+    write_atomic(tmp_path, "circles", histories, {f"i{i}": f"Story {i} of the sea" for i in range(24)})
+    path = tmp_path / "circles" / "circles.inter"
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([header, *np.random.default_rng(0).permutation(lines)]) + "\n")
+    options = {"data_path": str(tmp_path), **SMALL, "state": "ERROR"}
+    train = prepare(NAME, "circles", config_dict=options, argv=[]).train_data._dataset
+    found = Histories.from_train(train)
+    names = train.field2id_token
+    for at, user in enumerate(found.user_ids):
+        whole = histories[names["user_id"][user]]
+        places = [whole.index(names["item_id"][item]) for item in found.of(at)]
+        assert places == sorted(places) and len(places) >= 2
+
+
+def test_it_recommends_explains_and_takes_new_items(tastes: Path) -> None:
+    ready = trained(tastes, epochs=1, oov_items="spread")
+    recommender = Recommender(ready.config, ready.model, ready.train_data._dataset)
+    found = recommender.recommend(users=["u1", "u2"], k=3, scores=True, explain=True)
+    assert len(found.explanations) == 6
+    for why, row in zip(found.explanations, found, strict=True):
+        assert row.group == "oov" or why.cluster_log_prob + why.token_log_prob == pytest.approx(row.score, abs=1e-5)
+    assert len(recommender.recommend(new_items=[{"title": "orbit comet"}], k=3)) == 3
+    with pytest.raises(ConfigError, match="history: OOVLLMRecGeneral knows a user by what it has learned"):
+        recommender.recommend(history=["i1"], k=3)
