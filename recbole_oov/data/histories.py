@@ -133,6 +133,12 @@ class Histories:
             lists[row, : len(one)] = one
         return torch.tensor(rows, dtype=torch.long), lists
 
+    def shuffled(self, generator: torch.Generator) -> Histories:
+        """The same, each user's items in an order drawn at random."""
+        user = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        order = np.lexsort((torch.rand(len(self.items), generator=generator, dtype=torch.float64).numpy(), user))
+        return Histories(self.user_ids, self.items[order], self.offsets, self.n_users, self.n_items)
+
     def item_counts(self) -> np.ndarray:
         """How often each item was interacted with in training. (n_items,)"""
         return np.bincount(self.items, minlength=self.n_items)
@@ -180,6 +186,7 @@ class WindowLoader:
         group_lengths: With ``shuffle``, let windows of like length share a batch, so that little of it is padding; the
             order of the batches is as random as before.
         share: (rank, processes) in a multi-process run: every process takes its share of each batch's windows.
+        reorder: Put each history into a new order each epoch, drawn at random.
 
     Attributes:
         part: Of the latest batch's targets, the part that is this process's.
@@ -199,17 +206,22 @@ class WindowLoader:
         shuffle: bool = True,
         group_lengths: bool = False,
         share: tuple[int, int] = (0, 1),
+        reorder: bool = False,
     ) -> None:
         self.user_field, self.list_field, self.length_field = user_field, list_field, length_field
         self.batch_size, self.shuffle, self.group_lengths = batch_size, shuffle, group_lengths
         self._generator = torch.Generator().manual_seed(seed)
         self.share, self.part = share, 1.0
-        self.users, self.inputs, self.targets, self.lengths = _windows(histories, length, stride)
-        self._supervised = (self.targets > 0).sum(dim=1)
+        self._histories, self._size, self._reorder = histories, (length, stride), reorder
+        self._cut(histories)
         self.sampler = self  # RecBole's trainer calls ``sampler.set_epoch`` in multi-process runs
 
     def set_epoch(self, epoch: int) -> None:
         """The order already differs between epochs: nothing to do."""
+
+    def _cut(self, histories: Histories) -> None:
+        self.users, self.inputs, self.targets, self.lengths = _windows(histories, *self._size)
+        self._supervised = (self.targets > 0).sum(dim=1)
 
     @property
     def n_targets(self) -> int:
@@ -235,6 +247,8 @@ class WindowLoader:
 
     def _batches(self) -> list[Tensor]:
         """The windows of each batch, in the order of an epoch."""
+        if self._reorder:
+            self._cut(self._histories.shuffled(self._generator))
         n = len(self.users)
         order = torch.randperm(n, generator=self._generator) if self.shuffle else torch.arange(n)
         grouped = self.shuffle and self.group_lengths

@@ -20,6 +20,7 @@ _CHOICES = {
     "token_init": KINDS,
     "eval_prompts": ("seen", "unseen"),
     "rank_by": ("sequential", "direct"),
+    "history_order": ("time", "random"),
 }
 
 

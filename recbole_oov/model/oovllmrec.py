@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import ModelType
 from torch import Tensor, nn
 
 from recbole_oov.data.answers import Answers, answers_of
@@ -103,7 +104,13 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
     @classmethod
     def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
         """What in a configuration cannot work, before any data is loaded."""
-        return option_problems(config)
+        problems = option_problems(config)
+        if cls.type == ModelType.SEQUENTIAL and config["history_order"] == "random":
+            problems.append(
+                "history_order: random is for splits at random; a sequential data set is split by time: take "
+                "OOVLLMRecGeneral, or time"
+            )
+        return problems
 
     @classmethod
     def interaction_columns(cls, config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -84,6 +84,7 @@ def window_loader(config: Any, dataset: Any) -> WindowLoader:
         shuffle=config["shuffle"],
         group_lengths=config["group_lengths"],
         share=share_of(config),
+        reorder=config["history_order"] == "random",
     )
 
 

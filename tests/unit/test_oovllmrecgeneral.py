@@ -94,3 +94,31 @@ def test_it_recommends_explains_and_takes_new_items(tastes: Path) -> None:
     assert len(recommender.recommend(new_items=[{"title": "orbit comet"}], k=3)) == 3
     with pytest.raises(ConfigError, match="history: OOVLLMRecGeneral knows a user by what it has learned"):
         recommender.recommend(history=["i1"], k=3)
+
+
+def test_a_new_order_each_epoch_has_the_same_items(tastes: Path) -> None:
+    ready = trained(tastes, epochs=1, history_order="random")
+    windows = ready.trainer._windows
+    own = {user: set(windows._histories.of(at).tolist()) for at, user in enumerate(windows._histories.user_ids)}
+    orders = []
+    for _ in range(2):
+        batches = list(windows)
+        seen: dict[int, set[int]] = {}
+        for batch in batches:
+            for user, items, targets in zip(batch["user_id"], batch["item_id_list"], batch["next_items"], strict=True):
+                seen.setdefault(int(user), set()).update(items.tolist(), targets.tolist())
+        assert {user: items - {0} for user, items in seen.items()} == own
+        orders.append(
+            {
+                int(user): row.tolist()
+                for b in batches
+                for user, row in zip(b["user_id"], b["item_id_list"], strict=True)
+            }
+        )
+    assert orders[0] != orders[1]
+    assert cold.oov_auc(trained(tastes, history_order="random", oov_items="spread")) > 0.9
+
+
+def test_a_sequential_data_set_stays_in_the_order_of_time(circles: Any) -> None:
+    with pytest.raises(ConfigError, match="history_order: random is for splits at random; .* take OOVLLMRecGeneral"):
+        circles.config("OOVLLMRec", history_order="random")
