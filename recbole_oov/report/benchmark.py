@@ -18,10 +18,11 @@ from recbole_oov.report.cells import Cell, as_given
 from recbole_oov.report.jobs import Task, run_tasks
 from recbole_oov.report.measure import run_cell
 from recbole_oov.report.progress import Progress, screen
-from recbole_oov.report.results import read_results, writing_to
+from recbole_oov.report.results import append_row, read_results, writing_to
 from recbole_oov.report.spec import parts_of, read_spec
 from recbole_oov.report.tables import write_report
 from recbole_oov.report.tuning import apply_tuning, check_searches, is_finished, searches_of
+from recbole_oov.report.twins import rows_of_twins
 
 __all__ = ["Cell", "benchmark", "cells_of", "read_results", "read_spec", "run_cell"]
 
@@ -103,9 +104,14 @@ def _search(spec: Mapping[str, Any], progress: Progress) -> None:
 
 
 def _run_cells(spec: Mapping[str, Any], progress: Progress) -> None:
-    done = {row["key"] for row in read_results(Path(spec["output"]) / "results.jsonl") if "error" not in row}
-    cells = cells_of(spec)
-    tasks = []
+    file = Path(spec["output"]) / "results.jsonl"
+    rows, cells, tasks = read_results(file), cells_of(spec), []
+    done = {row["key"] for row in rows if "error" not in row}
+    missing = [cell for cell in cells if cell.key not in done]
+    for row in rows_of_twins(spec, missing, cells_of({**spec, "only": None}), rows):
+        append_row(file, row)
+        done.add(row["key"])
+        progress.say(f"{row.get('part', '')}: {row['name']}, seed {row['seed']}: the same run as that of another part")
     for number, cell in enumerate(cells, 1):
         label = f"[{number}/{len(cells)}] {cell.label}, seed {cell.options['seed']}"
         if cell.key in done:

@@ -200,6 +200,7 @@ def test_every_table_is_there_with_its_cells_and_its_time() -> None:
         path = DOCS / "results" / name / "results.jsonl"
         rows = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
         assert len(rows) == int(cells)
+        rows = [row for row in rows if "same_as" not in row]  # another part's run
         bases = {row["base"]: row["base_seconds"] for row in rows if "base" in row}
         assert round((sum(row["seconds"] for row in rows) + sum(bases.values())) / 60) == int(minutes)
 

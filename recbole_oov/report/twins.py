@@ -1,0 +1,61 @@
+"""Cells of different parts that are one and the same run: parts that differ by content alone have them.
+
+A model that reads no content gives the same numbers whatever the content is; it is trained once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from recbole_oov import registry
+from recbole_oov.errors import RecBoleOOVError
+from recbole_oov.report.cells import Cell, digest
+from recbole_oov.report.spec import parts_of
+
+__all__ = ["rows_of_twins"]
+
+
+def rows_of_twins(
+    spec: Mapping[str, Any], cells: Iterable[Cell], everything: Iterable[Cell], rows: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of cells that have not run, but whose run has.
+
+    Args:
+        spec: The benchmark file.
+        cells: Those that have not run.
+        everything: All cells of all parts.
+        rows: The rows so far.
+
+    Returns:
+        Rows with the cells' own keys, parts and options; ``same_as`` is the key of the row that they repeat.
+    """
+    carves = {part.name: part.carve for part in parts_of({**spec, "only": None})}
+    finished = {row["key"]: row for row in rows if "error" not in row}
+    by_run = {_run(cell, carves): finished[cell.key] for cell in everything if cell.key in finished}
+    found = []
+    for cell in cells:
+        run = _run(cell, carves)
+        if run is not None and (row := by_run.get(run)) is not None:
+            own = {"key": cell.key, "name": cell.name, "same_as": row["key"], "options": cell.options}
+            own |= {"part": cell.part} if cell.part else {}
+            own |= {"tuned": cell.tuned} if cell.tuned is not None else {}
+            found.append({**{key: value for key, value in row.items() if key not in ("part", "tuned")}, **own})
+    return found
+
+
+def _run(cell: Cell, carves: Mapping[str, Any]) -> str | None:
+    """Stands for what is trained and measured; None where content may have a say in it.
+
+    Content also says which columns are loaded, unless the file does.
+    """
+    try:
+        model: Any = registry.get_model(cell.model)
+    except RecBoleOOVError:
+        return None
+    reads = getattr(model, "needs_content", False) or getattr(model, "needs_text", False)
+    ours = cell.model in registry.plugin_model_names()  # some of them read content where an option says so
+    if reads or ours or "load_col" not in cell.options:
+        return None
+    options = {key: value for key, value in cell.options.items() if key not in ("content", "data_path")}
+    return digest([cell.model, cell.dataset, options, cell.measure, carves.get(cell.part)])
