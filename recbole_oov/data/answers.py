@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +57,8 @@ class Answers:
 
 
 def written(value: float) -> str:
-    """A number in words, as prompts read and ask for it."""
-    return f"{value:.6g}"
+    """A number in words, as prompts read and ask for it; nothing where there is none."""
+    return f"{value:.6g}" if math.isfinite(value) else ""
 
 
 def answers_of(dataset: Any, columns: Sequence[str], *, with_first: bool = False) -> Answers:

@@ -41,7 +41,7 @@ class Histories:
     def from_train(cls, dataset: Any) -> Histories:
         """Read the histories out of a training split; of RecBole's ``SequentialDataset`` back out of it.
 
-        Of a general data set they are its rows by time, in the order of the file where no time is loaded. A sequential
+        Of a general data set they are its rows by time, in no order where no time is loaded. A sequential
         one of RecBole's has one row a target: ``(i1 | i2), (i1, i2 | i3), …``. The first row's list and the targets of
         all rows are the history. Only training rows are looked at: validation and test targets are not in them.
 
@@ -86,7 +86,7 @@ class Histories:
         """All rows of a data set without lists, each user's by time. Only of a training part is this not a leak."""
         rows, time = dataset.inter_feat, dataset.time_field
         users, items = (np.asarray(rows[field]) for field in (dataset.uid_field, dataset.iid_field))
-        keys = (np.asarray(rows[time]), users) if time in rows.columns else (users,)
+        keys = (np.asarray(rows[time]), users) if has_time(dataset) else (users,)
         user_ids, counts = np.unique(users, return_counts=True)
         offsets = np.concatenate([[0], np.cumsum(counts)])
         return cls(user_ids, items[np.lexsort(keys)], offsets, dataset.user_num, dataset.item_num)
@@ -146,6 +146,11 @@ class Histories:
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """(user id, item id) of every training interaction, in order. Both (N,)"""
         return np.repeat(self.user_ids, np.diff(self.offsets)), self.items
+
+
+def has_time(dataset: Any) -> bool:
+    """Whether the interactions of a data set say when they were."""
+    return dataset.time_field is not None and dataset.time_field in dataset.inter_feat.columns
 
 
 def seen_matrix(*datasets: Any) -> csr_matrix:
@@ -222,6 +227,11 @@ class WindowLoader:
     def _cut(self, histories: Histories) -> None:
         self.users, self.inputs, self.targets, self.lengths = _windows(histories, *self._size)
         self._supervised = (self.targets > 0).sum(dim=1)
+        if not len(self.users):
+            raise DataError(
+                "no user has two training items, so that nothing comes after anything; loosen user_inter_num_interval, "
+                "or keep less for validation and test"
+            )
 
     @property
     def n_targets(self) -> int:

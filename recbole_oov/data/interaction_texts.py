@@ -33,11 +33,25 @@ class _TextsAside:
     _del_col: Any
     set_field_property: Any
 
+    def _fill_nan(self) -> None:
+        """As RecBole's, which puts the mean of all rows, held-out ones included, where there is no number.
+
+        Where a number is asked for in words, none stays none.
+        """
+        missing = {name: self.inter_feat[name].isna() for name in self._asked_numbers()}
+        super()._fill_nan()  # type: ignore[misc]
+        for name, rows in missing.items():
+            self.inter_feat[name] = self.inter_feat[name].mask(rows)
+
+    def _asked_numbers(self) -> list[str]:
+        asks = getattr(self.config.model_class, "interaction_columns", None)
+        asked = {} if asks is None else asks(self.config)
+        return [name for name in asked if self.field2type.get(name) == FeatureType.FLOAT]
+
     def _normalize(self) -> None:
         """As RecBole's; under ``normalize_all``, which ml-100k has, what is asked for in words stays as it is."""
-        asks = getattr(self.config.model_class, "interaction_columns", None)
-        asked = {} if asks is None or not self.config["normalize_all"] else asks(self.config)
-        kept = {name: self.inter_feat[name].copy() for name in asked if name in self.inter_feat}
+        asked = self._asked_numbers() if self.config["normalize_all"] else []
+        kept = {name: self.inter_feat[name].copy() for name in asked}
         super()._normalize()  # type: ignore[misc]
         for name, values in kept.items():
             self.inter_feat[name] = values

@@ -59,8 +59,9 @@ def missing_text_problem(dataset: Any, texts: Sequence[str]) -> str | None:
     examples = ", ".join(str(dataset.field2id_token[dataset.iid_field][item]) for item in lacking[:5])
     return (
         f"{dataset.dataset_name}.item: {len(lacking)} of {len(texts) - 1} items have no text "
-        f"({dataset.iid_field} {examples}{', …' if len(lacking) > 5 else ''}); add their text, choose prompts without "
-        f"item text (--prompts=sequential), or let them be known by their tokens alone (--data_checks=warn)"
+        f"({dataset.iid_field} {examples}{', …' if len(lacking) > 5 else ''}); add their text, choose prompts and "
+        f"tasks without item text (--prompts=sequential), or let them be known by their tokens alone "
+        f"(--data_checks=warn)"
     )
 
 

@@ -61,7 +61,7 @@ def number_controls(known: Answers, asked: Answers, column: str) -> dict[str, np
 
 
 def text_controls(known: Answers, asked: Answers, column: str) -> dict[str, list[str]]:
-    """Texts that need no model: what the first other user has said of the same item, or the user of another one.
+    """Texts that need no model: what another user has said of the same item, and the user of another one.
 
     Args:
         known: Training interactions.
@@ -70,12 +70,17 @@ def text_controls(known: Answers, asked: Answers, column: str) -> dict[str, list
     """
     texts = known.texts(column)
     found: dict[str, list[str]] = {}
-    for name, ids, wanted in (
-        ("another's of the item", known.items, asked.items),
-        ("another of the user", known.users, asked.users),
+    for name, ids, others, wanted, apart in (
+        ("another's of the item", known.items, known.users, asked.items, asked.users),
+        ("another of the user", known.users, known.items, asked.users, asked.items),
     ):
-        first = dict(zip(reversed(ids.tolist()), reversed(texts), strict=True))
-        found[name] = [first.get(one, "") for one in wanted.tolist()]
+        said: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
+        for one, other, text in zip(ids.tolist(), others.tolist(), texts, strict=True):
+            said[one].append((other, text))
+        found[name] = [
+            next((text for other, text in said.get(one, ()) if other != not_of), "")
+            for one, not_of in zip(wanted.tolist(), apart.tolist(), strict=True)
+        ]
     return found
 
 

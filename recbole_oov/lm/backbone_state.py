@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import torch
 from recbole.model.abstract_recommender import AbstractRecommender
+from torch import Tensor
 
 from recbole_oov.errors import ConfigError
 from recbole_oov.lm.backbone import Backbone
 from recbole_oov.lm.backbone_maker import BackboneMaker
 from recbole_oov.lm.sharding import shard_frozen
 from recbole_oov.lm.vocabulary import OOVVocabulary
+
+
+def words_fingerprint(tokenizer: Any, values: Mapping[str, Any]) -> Tensor:
+    """Stands for the numbers that a tokenizer gives to words, and for the values that tasks choose among. (32,) uint8
+
+    Neither is in a checkpoint: both are made anew of the training data.
+    """
+    words = json.dumps([sorted(tokenizer.get_vocab().items()), sorted(values.items())])
+    return torch.tensor(list(hashlib.sha256(words.encode(errors="surrogatepass")).digest()), dtype=torch.uint8)
 
 
 class BackboneState(AbstractRecommender):
@@ -23,6 +35,7 @@ class BackboneState(AbstractRecommender):
     maker: BackboneMaker
     vocabulary: OOVVocabulary
     _set_vocabulary: Any
+    words_fingerprint: Tensor
     _calibrated: bool
 
     def shard(self, device: torch.device) -> None:
@@ -54,7 +67,8 @@ class BackboneState(AbstractRecommender):
             ConfigError: The checkpoint's backbone is another one than that of this machine.
         """
         self._calibrated = False
-        self._check_fingerprint(state_dict)
+        self._check_fingerprints(state_dict)
+        state_dict = {"words_fingerprint": self.words_fingerprint, **state_dict}  # of checkpoints that have none
         names = (field.name for field in fields(OOVVocabulary))
         saved = {name: state_dict[f"oov_{name}"].cpu() for name in names if f"oov_{name}" in state_dict}
         own = self.vocabulary.state()
@@ -68,7 +82,14 @@ class BackboneState(AbstractRecommender):
             raise RuntimeError(f"state_dict lacks {missing} and has, beside what is known, {result.unexpected_keys}")
         return result
 
-    def _check_fingerprint(self, state_dict: Mapping[str, Any]) -> None:
+    def _check_fingerprints(self, state_dict: Mapping[str, Any]) -> None:
+        words = state_dict.get("words_fingerprint", self.words_fingerprint)
+        if not torch.equal(words.cpu(), self.words_fingerprint.cpu()):
+            raise ConfigError(
+                "the checkpoint was trained with other words: the tokenizer is trained on the prompts, the titles of "
+                "training items and what tasks ask for in training, and one of these has changed; put the earlier data "
+                "and prompts back, or train again"
+            )
         own, saved = self.maker.fingerprint, state_dict.get("backbone_fingerprint")
         if own is not None and saved is not None and not torch.equal(own, saved.cpu()):
             raise ConfigError(

@@ -48,7 +48,8 @@ def explain_by_occlusion(history: Tensor, history_clusters: Tensor, score: Score
     clusters = torch.unique(history_clusters)
     kept_without_item = ~torch.eye(len(history), dtype=torch.bool, device=history.device)
     kept_without_cluster = history_clusters[None] != clusters[:, None]
-    kept = torch.cat([torch.ones_like(kept_without_item[:1]), kept_without_item, kept_without_cluster])
+    whole = torch.ones(1, len(history), dtype=torch.bool, device=history.device)
+    kept = torch.cat([whole, kept_without_item, kept_without_cluster])
     empty = ~kept.any(dim=1)
     kept[empty] = True  # the same as nothing left out
     lengths = kept.sum(dim=1)

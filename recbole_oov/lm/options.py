@@ -96,6 +96,12 @@ def task_prompts(config: Mapping[str, Any]) -> dict[str, Prompts]:
     return tasks
 
 
+def task_columns(config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Columns of interactions that the tasks read or ask for, by name: why, and of which type they must be."""
+    asked = task_prompts(config).items()
+    return {column: (f"tasks {name}", "float or token_seq") for name, task in asked for column in task.columns}
+
+
 def _check_unseen(config: Mapping[str, Any], name: str, prompts: Prompts) -> None:
     if config["eval_prompts"] == "unseen" and not prompts.unseen:
         raise ConfigError(f"eval_prompts: {name} has no template under the key 'unseen'; give seen")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from logging import getLogger
 from typing import Protocol
 
 import numpy as np
@@ -54,7 +55,6 @@ class Task(ABC):
 
     Attributes:
         column: What is asked for.
-        n_cut: Training texts, asked for or read, that were cut.
         longest_answer: Its tokens that are read.
     """
 
@@ -69,8 +69,7 @@ class Task(ABC):
             )
         self._maker, self._answer_tokens = maker, answer_tokens
         read = {column for template in prompts.all for column in template.columns}
-        self._read = {column: self._encoded(self.known.texts(column)) for column in sorted(read)}
-        self.n_cut = sum(texts.n_cut for texts in self._read.values())
+        self._read = {column: self._known_texts(column) for column in sorted(read)}
 
     def loss(self, asker: Asker, n_rows: int, device: torch.device) -> Tensor:
         """Mean negative log-likelihood of the answers of some training interactions, drawn with replacement.
@@ -95,6 +94,16 @@ class Task(ABC):
 
     def _encoded(self, texts: Sequence[str]) -> _Texts:
         return _Texts(self._maker.encode_all(texts), self._answer_tokens)
+
+    def _known_texts(self, column: str) -> _Texts:
+        texts, most = self._encoded(self.known.texts(column)), self._answer_tokens
+        if texts.n_cut:
+            getLogger(__name__).warning(
+                "answer_tokens: %d texts in the column %s that %s learns from are longer than %d tokens, of which the "
+                "first %d are read",
+                *(texts.n_cut, column, self.name, most, most),
+            )
+        return texts
 
     @property
     @abstractmethod
@@ -125,7 +134,13 @@ class NumberTask(Task):
                 f"among {_MOST_VALUES} at most; round them"
             )
         self.values, self._index = torch.from_numpy(values), torch.from_numpy(index.reshape(-1))
-        paths = [[*path, maker.end] for path in maker.encode_all([written(value) for value in values])]
+        texts = [written(value) for value in values]
+        if len(set(texts)) < len(texts):
+            raise DataError(
+                f"tasks: values of the column {self.column!r} are the same when they are written with six digits, as "
+                f"{texts[0]}; round them"
+            )
+        paths = [[*path, maker.end] for path in maker.encode_all(texts)]
         if len(set(map(tuple, paths))) < len(paths):
             raise DataError(
                 f"tasks: the backbone's tokenizer writes different values of the column {self.column!r} alike, so that "
@@ -232,8 +247,7 @@ class TextTask(Task):
         self, name: str, prompts: Prompts, question: Template, known: Answers, maker: BackboneMaker, answer_tokens: int
     ) -> None:
         super().__init__(name, prompts, question, known, maker, answer_tokens)
-        self._answers = self._encoded(self.known.texts(self.column))
-        self.n_cut += self._answers.n_cut
+        self._answers = self._known_texts(self.column)
 
     @property
     def longest_answer(self) -> int:

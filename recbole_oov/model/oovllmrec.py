@@ -25,22 +25,21 @@ from recbole_oov.data.content import item_content
 from recbole_oov.data.histories import NEXT_ITEMS, Histories
 from recbole_oov.data.oov_split import oov_mask
 from recbole_oov.data.text import item_texts, missing_text_problem
-from recbole_oov.errors import ConfigError, DataError
-from recbole_oov.evaluation.answers import missing_text_metrics
+from recbole_oov.errors import DataError
 from recbole_oov.evaluation.item_blocks import Blocks, BlockScorer
 from recbole_oov.lm.backbone import EncoderDecoder, add_oov_tokens
 from recbole_oov.lm.backbone_maker import BackboneMaker
-from recbole_oov.lm.backbone_state import BackboneState
+from recbole_oov.lm.backbone_state import BackboneState, words_fingerprint
 from recbole_oov.lm.beam import as_scores, beam_search
 from recbole_oov.lm.explanation import TokenExplanation, explain_by_occlusion
 from recbole_oov.lm.identifiers import fine_tokens, make_vocabulary
 from recbole_oov.lm.item_text import first_texts, text_tokens
-from recbole_oov.lm.options import history_prompts, option_problems, task_prompts
+from recbole_oov.lm.options import history_prompts, option_problems, task_columns, task_prompts
 from recbole_oov.lm.placement import Guess, Placement, placed
 from recbole_oov.lm.prompts import ITEM, Prompts, Template
 from recbole_oov.lm.residual import as_vectors
 from recbole_oov.lm.scoring import TokenTree, token_positions
-from recbole_oov.lm.tasks import Task, TextTask, Words, task_of
+from recbole_oov.lm.tasks import NumberTask, Task, Words, task_of
 from recbole_oov.lm.token_init import texts_of
 from recbole_oov.lm.token_scores import token_scores, training_ratings
 from recbole_oov.lm.vocabulary import OOVVocabulary, cluster_token, fine_token
@@ -93,6 +92,8 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         self.trained_texts = first_texts(texts, trained, self.maker, config["token_init"])
         self.words = {text: torch.tensor(self.maker.encode(text), dtype=torch.long) for text in words}
         self._set_tasks(config, of_tasks, known)
+        values = {name: task.values.tolist() for name, task in self.tasks.items() if isinstance(task, NumberTask)}
+        self.register_buffer("words_fingerprint", words_fingerprint(self.word_tokenizer, values))
         self.histories = histories
         self.decoding, self.n_beams = config["decoding"], config["n_beams"]
         self.placement: Placement | None = None
@@ -115,8 +116,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
     @classmethod
     def interaction_columns(cls, config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         """Columns of ``.inter`` that the tasks read or ask for, by name: why, and of which type they must be."""
-        asked = task_prompts(config).items()
-        return {column: (f"tasks {name}", "float or token_seq") for name, task in asked for column in task.columns}
+        return task_columns(config)
 
     # --- set-up ---------------------------------------------------------------------------------------------------
 
@@ -134,17 +134,6 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
             if name not in direct
         }
         self.recommends_for_histories = self.recommends_for_histories and self.rank_by == "sequential"
-        for name, task in self.tasks.items():
-            if task.n_cut:
-                self.logger.warning(
-                    f"answer_tokens: {task.n_cut} texts that {name} learns from are longer than {self.answer_tokens} "
-                    f"tokens, of which the first {self.answer_tokens} are read"
-                )
-        if any(isinstance(task, TextTask) for task in self.tasks.values()) and (missing := missing_text_metrics()):
-            raise ConfigError(
-                f"tasks: what is written is measured with {' and '.join(missing)}, which is not installed; "
-                f'pip install "recbole-oov[generation]"'
-            )
 
     def _place(self, config: Any, dataset: Any, vocabulary: OOVVocabulary) -> OOVVocabulary:
         """Give items without training interactions a place by their content."""
@@ -214,13 +203,9 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
 
     def _longest_prompt(self) -> int:
         """Of those without a history: tokens, with those of the answer."""
-        of_tasks = [
-            self._prefix_length(template) + task.longest_answer
-            for task in self.tasks.values()
-            for template in task.prompts.all
-        ]
-        of_direct = [] if self.direct is None else [self._prefix_length(template) + 2 for template in self.direct.all]
-        return max([*of_tasks, *of_direct], default=0)
+        answers = [(task.prompts, task.longest_answer) for task in self.tasks.values()]
+        answers += [] if self.direct is None else [(self.direct, 2)]
+        return max((self._prefix_length(one) + answer for prompts, answer in answers for one in prompts.all), default=0)
 
     # --- tokens and their vectors ---------------------------------------------------------------------------------
 

@@ -5,25 +5,35 @@ It stands beside general recommenders and the cold-start family, on the same spl
 
 from __future__ import annotations
 
+from typing import Any
+
 from recbole.data.interaction import Interaction
 from recbole.utils import InputType, ModelType
 from torch import Tensor
 
-from recbole_oov.data.histories import NEXT_ITEMS
+from recbole_oov.data.histories import NEXT_ITEMS, has_time
 from recbole_oov.model.oovllmrec import OOVLLMRec
 
 
 class OOVLLMRecGeneral(OOVLLMRec):
     """:class:`~recbole_oov.model.oovllmrec.OOVLLMRec` on RecBole's general data sets.
 
-    A user's training items are the history, by time where a time is loaded (``timestamp``), else in the order of the
-    file. Each is learned from those before it; in validation and test one ranking a user is asked for, after all of
-    them. Options: ``properties/model/OOVLLMRec.yaml``.
+    A user's training items are the history, by time (``history_order: time``), or in a new order each epoch
+    (``random``, and without a time). Each is learned from those before it; in validation and test one ranking a user is
+    asked for, after all of them. Options: ``properties/model/OOVLLMRec.yaml``.
     """
 
     type = ModelType.GENERAL
     input_type = InputType.POINTWISE
     recommends_for_histories = False  # such lists have no order
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        if config["history_order"] == "time" and not has_time(dataset):
+            self.logger.warning(
+                f"history_order: no {config['TIME_FIELD']} is loaded, so that histories have no order; they are put "
+                f"into a new one each epoch, as with random"
+            )
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """As of OOVLLMRec, of history windows; of RecBole's rows that of each item after the user's items before it.

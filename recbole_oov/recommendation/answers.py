@@ -10,6 +10,9 @@ import numpy as np
 from recbole_oov.data.answers import Answers
 from recbole_oov.errors import ConfigError
 
+_AT_ONCE = 128
+"""Pairs that are asked about together."""
+
 
 def check_can_answer(model: Any, asked: object, users: object, new_items: object) -> None:
     """Whether a model has learned the tasks that are asked for, and can do them for these users and items.
@@ -52,6 +55,7 @@ def answers(model: Any, names: Sequence[str], users: np.ndarray, items: np.ndarr
         task = model.tasks[name]
         number = isinstance(task, NumberTask)
         answer = task.predict if number else task.write
-        found = answer(model, pairs, model.device)
+        parts = (np.arange(at, min(at + _AT_ONCE, len(users))) for at in range(0, len(users), _AT_ONCE))
+        found = [one for part in parts for one in answer(model, pairs.rows(part), model.device)]
         said[name] = [float(value) for value in found] if number else found
     return [{name: said[name][at] for name in names} for at in range(len(users))]

@@ -109,7 +109,14 @@ class Recommendations:
     def to_frame(self) -> pd.DataFrame:
         """A row for each row; columns that are empty throughout are left out."""
         rows = [asdict(row) for row in self.rows]
-        frame = pd.DataFrame([{**row, **(row.pop("answers", None) or {})} for row in rows])
+        answers = [row.pop("answers", None) or {} for row in rows]
+        taken = set(rows[0]) if rows else set()  # a task may be called as a column is
+        frame = pd.DataFrame(
+            [
+                {**row, **{f"{task} (answer)" if task in taken else task: said for task, said in answer.items()}}
+                for row, answer in zip(rows, answers, strict=True)
+            ]
+        )
         return frame.dropna(axis="columns", how="all")
 
     def to_dict(self) -> dict[str, Any]:

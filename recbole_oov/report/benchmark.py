@@ -22,7 +22,7 @@ from recbole_oov.report.results import append_row, read_results, writing_to
 from recbole_oov.report.spec import parts_of, read_spec
 from recbole_oov.report.tables import write_report
 from recbole_oov.report.tuning import apply_tuning, check_searches, is_finished, searches_of
-from recbole_oov.report.twins import rows_of_twins
+from recbole_oov.report.twins import one_of_each, rows_of_twins
 
 __all__ = ["Cell", "benchmark", "cells_of", "read_results", "read_spec", "run_cell"]
 
@@ -105,17 +105,26 @@ def _search(spec: Mapping[str, Any], progress: Progress) -> None:
 
 def _run_cells(spec: Mapping[str, Any], progress: Progress) -> None:
     file = Path(spec["output"]) / "results.jsonl"
-    rows, cells, tasks = read_results(file), cells_of(spec), []
-    done = {row["key"] for row in rows if "error" not in row}
-    missing = [cell for cell in cells if cell.key not in done]
-    for row in rows_of_twins(spec, missing, cells_of({**spec, "only": None}), rows):
-        append_row(file, row)
-        done.add(row["key"])
-        progress.say(f"{row.get('part', '')}: {row['name']}, seed {row['seed']}: the same run as that of another part")
-    for number, cell in enumerate(cells, 1):
-        label = f"[{number}/{len(cells)}] {cell.label}, seed {cell.options['seed']}"
-        if cell.key in done:
-            progress.say(f"{label}: done before")
-        else:
-            tasks.append(Task(label, cell))
-    run_tasks(tasks, spec, spec["jobs"], progress)
+    cells, tried = cells_of(spec), set[str]()
+    labels = {
+        cell.key: f"[{number}/{len(cells)}] {cell.label}, seed {cell.options['seed']}"
+        for number, cell in enumerate(cells, 1)
+    }
+    finished = {row["key"] for row in read_results(file) if "error" not in row}
+    for cell in cells:
+        if cell.key in finished:
+            progress.say(f"{labels[cell.key]}: done before")
+    while True:
+        rows = read_results(file)
+        finished = {row["key"] for row in rows if "error" not in row}
+        missing = [cell for cell in cells if cell.key not in finished | tried]
+        taken_over = rows_of_twins(spec, missing, cells_of({**spec, "only": None}), rows)
+        for row in taken_over:
+            append_row(file, row)
+            progress.say(f"{labels[row['key']]}: the same run as one of another part")
+        taken = {row["key"] for row in taken_over}
+        now = one_of_each(spec, [cell for cell in missing if cell.key not in taken])
+        if not now:
+            return
+        tried |= {cell.key for cell in now}
+        run_tasks([Task(labels[cell.key], cell) for cell in now], spec, spec["jobs"], progress)

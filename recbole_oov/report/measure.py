@@ -88,11 +88,13 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     trainer, config_hash = experiment.trainer, _config_hash(experiment)
     before, cpu_before = time.perf_counter(), time.process_time()
     curve: list[tuple[int, float]] = []
+    scores: list[float] = []
     seconds: list[float] = []
 
     def validated(epoch: int, score: float) -> None:
         curve.append((epoch, round(float(score), 6)))
-        seconds.append(time.perf_counter() - before)
+        scores.append(float(score))
+        seconds.append(time.perf_counter() - (started if cell.measure == "ranks" else before))
 
     best, _ = trainer.fit(
         experiment.train_data,
@@ -104,7 +106,7 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     trained, cpu_trained = time.perf_counter(), time.process_time()
     trainer.evaluate(experiment.test_data, load_best_model=True, show_progress=False)
     measured = _ranks(experiment, cell) if cell.measure == "ranks" else _users(experiment)
-    tasks = runner.task_results(experiment, show_progress=False)
+    tasks = {} if cell.refit else runner.task_results(experiment, show_progress=False)
     search = getattr(trainer, "search_report", None)
     epochs = len(trainer.train_loss_dict)
     to_best = max(1, epochs - trainer.cur_step * max(1, trainer.eval_step))
@@ -118,7 +120,7 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
         "epochs": epochs,
         "epochs_to_best": to_best,
         "train_seconds": round(trained - (started if cell.measure == "ranks" else before), 1),
-        **_to_best(curve, seconds, bigger=bool(experiment.config["valid_metric_bigger"])),
+        **_to_best(scores, seconds, bigger=bool(experiment.config["valid_metric_bigger"])),
         "train_cpu_seconds": round(cpu_trained - cpu_before, 1),
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(time.process_time() - cpu_started, 1),
@@ -141,10 +143,12 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     }
 
 
-def _to_best(curve: list[tuple[int, float]], seconds: list[float], *, bigger: bool) -> dict[str, float]:
-    """Seconds of training and validation until the best validation; nothing without one."""
-    scores = [score if bigger else -score for _, score in curve]
-    return {"seconds_to_best": round(seconds[scores.index(max(scores))], 1)} if scores else {}
+def _to_best(scores: list[float], seconds: list[float], *, bigger: bool) -> dict[str, float]:
+    """Seconds until the best validation, of equal ones the last, as RecBole has it; nothing without one."""
+    if not scores:
+        return {}
+    best = max(scores) if bigger else min(scores)
+    return {"seconds_to_best": round(max(s for s, score in zip(seconds, scores, strict=True) if score == best), 1)}
 
 
 def _throughput(trainer: Any) -> dict[str, float]:
@@ -234,7 +238,9 @@ def _refit(cell: Cell, options: dict[str, Any], epochs: int, search: Any) -> dic
     trainer = experiment.trainer
     trainer.fit(experiment.train_data, experiment.valid_data, saved=False, show_progress=False)
     trainer.evaluate(experiment.test_data, load_best_model=False, show_progress=False)
-    return _users(experiment)
+    measured = _users(experiment)
+    tasks = runner.task_results(experiment, show_progress=False)
+    return {**measured, **({"tasks": tasks} if tasks else {})}
 
 
 def _ranks(experiment: Any, cell: Cell) -> dict[str, Any]:

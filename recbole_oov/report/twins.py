@@ -13,7 +13,7 @@ from recbole_oov.errors import RecBoleOOVError
 from recbole_oov.report.cells import Cell, digest
 from recbole_oov.report.spec import parts_of
 
-__all__ = ["rows_of_twins"]
+__all__ = ["one_of_each", "rows_of_twins"]
 
 
 def rows_of_twins(
@@ -44,6 +44,25 @@ def rows_of_twins(
     return found
 
 
+def one_of_each(spec: Mapping[str, Any], cells: Iterable[Cell]) -> list[Cell]:
+    """The cells without those whose run another one, which stands before them, is.
+
+    Args:
+        spec: The benchmark file.
+        cells: Those that have not run.
+    """
+    carves = {part.name: part.carve for part in parts_of({**spec, "only": None})}
+    seen: set[str] = set()
+    found = []
+    for cell in cells:
+        run = _run(cell, carves)
+        if run is None or run not in seen:
+            found.append(cell)
+        if run is not None:
+            seen.add(run)
+    return found
+
+
 def _run(cell: Cell, carves: Mapping[str, Any]) -> str | None:
     """Stands for what is trained and measured; None where content may have a say in it.
 
@@ -57,5 +76,5 @@ def _run(cell: Cell, carves: Mapping[str, Any]) -> str | None:
     ours = cell.model in registry.plugin_model_names()  # some of them read content where an option says so
     if reads or ours or "load_col" not in cell.options:
         return None
-    options = {key: value for key, value in cell.options.items() if key not in ("content", "data_path")}
+    options = {key: value for key, value in cell.options.items() if key != "content"}
     return digest([cell.model, cell.dataset, options, cell.measure, carves.get(cell.part)])

@@ -12,8 +12,10 @@ from recbole.utils import set_color
 from tqdm import tqdm
 
 from recbole_oov.data.answers import Answers, answers_of
+from recbole_oov.errors import ConfigError
 from recbole_oov.evaluation.answers import (
     TaskResults,
+    missing_text_metrics,
     number_controls,
     number_metrics,
     text_controls,
@@ -37,6 +39,20 @@ class OOVLLMRecTrainer(AllPositionMixin, EvaluationMixin, Trainer):
 
     tokens_read = 0
     reading_seconds = 0.0
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """As RecBole's.
+
+        Raises:
+            ConfigError: What is written could not be measured in the end.
+        """
+        writes = any(isinstance(task, TextTask) for task in self.model.tasks.values())
+        if writes and (missing := missing_text_metrics()):
+            raise ConfigError(
+                f"tasks: what is written is measured with {' and '.join(missing)}, which is not installed; "
+                f'pip install "recbole-oov[generation]"'
+            )
+        return super().fit(*args, **kwargs)
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
         backbone = self.model.backbone
@@ -62,11 +78,17 @@ class OOVLLMRecTrainer(AllPositionMixin, EvaluationMixin, Trainer):
         if model.direct is not None:
             ranked_by, other = model.rank_by, _OTHER_RANKING[model.rank_by]
             model.rank_by = other
+            masks = self.config["mask_history"]
             try:
-                metrics = self.evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+                results[other] = {}
+                for masked in (masks, True) if other == "direct" and eval_data.is_sequential else (masks,):
+                    # Without a history nothing says that what the user has had is not to come again.
+                    self.config["mask_history"] = masked
+                    metrics = self.evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+                    who = f"{name}, history masked" if masked else name
+                    results[other][who] = {metric: float(value) for metric, value in metrics.items()}
             finally:
-                model.rank_by = ranked_by
-            results[other] = {name: {metric: float(value) for metric, value in metrics.items()}}
+                model.rank_by, self.config["mask_history"] = ranked_by, masks
         model.eval()
         for task in model.tasks.values():
             asked = answers_of(eval_data._dataset, task.prompts.columns).that_say(task.column)

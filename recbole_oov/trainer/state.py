@@ -235,7 +235,7 @@ def data_fingerprint(loaders: Mapping[str, Any]) -> str:
     """A hash of all that the data sets behind loaders hold: interactions, features, knowledge graph, ids' tokens."""
     digest = hashlib.blake2b(digest_size=16)
     for name, loader in loaders.items():
-        dataset = getattr(loader, "_dataset", None)
+        dataset: Any = getattr(loader, "_dataset", None)
         for part in ("inter_feat", "user_feat", "item_feat", "kg_feat"):
             columns = getattr(getattr(dataset, part, None), "interaction", None)
             if not isinstance(columns, dict):
@@ -244,6 +244,13 @@ def data_fingerprint(loaders: Mapping[str, Any]) -> str:
                 column = columns[field]
                 digest.update(f"{name} {part} {field} {column.dtype} {tuple(column.shape)}\n".encode())
                 digest.update(column.cpu().contiguous().numpy().data)
+        for field, texts in getattr(dataset, "interaction_texts", {}).items():
+            lengths = np.array([len(text) for text in texts])
+            words = "\n".join(map(str, dataset.text_words[field])).encode(errors="surrogatepass")
+            digest.update(f"{name} {field} {len(texts)} {len(words)}\n".encode())
+            digest.update(words)
+            digest.update(lengths.data)
+            digest.update(np.concatenate([np.zeros(0, dtype=np.int64), *texts]).astype(np.int64).data)
         tokens = getattr(dataset, "field2id_token", {})
         for field in (getattr(dataset, "uid_field", None), getattr(dataset, "iid_field", None)):
             if field in tokens:

@@ -61,6 +61,28 @@ def test_a_part_takes_over_what_another_has_run(tastes: Path, tmp_path: Path, mo
     assert run(tmp_path, both, monkeypatch)[0] == []
 
 
+def test_a_sweep_from_the_start_runs_it_once(tastes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran, rows = run(tmp_path, spec_of(tastes, seeds=[1]), monkeypatch)
+    assert sorted(ran) == ["4 wide: BPR", "4 wide: ContentKNN", "8 wide: ContentKNN"]
+    assert [(row["part"], row["name"]) for row in rows if "same_as" in row] == [("8 wide", "BPR")]
+
+
+def test_a_run_that_failed_is_tried_by_each_part(tastes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of(tastes, seeds=[1], models={"BPR": {"model": "BPR", "embedding_size": -1}, "Pop": {"model": "Pop"}})
+    ran, rows = run(tmp_path, spec, monkeypatch)
+    assert sorted(ran) == ["4 wide: BPR", "4 wide: Pop", "8 wide: BPR"]
+    assert [row["part"] for row in rows if "error" in row] == ["4 wide", "8 wide"]
+
+
+def test_data_of_the_same_name_elsewhere_are_other_data(
+    tastes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cold.write_tastes(tmp_path / "elsewhere")
+    spec = spec_of(tastes, seeds=[1], models={"BPR": {"model": "BPR"}})
+    spec["parts"]["8 wide"]["common"]["data_path"] = str(tmp_path / "elsewhere")
+    assert sorted(run(tmp_path, spec, monkeypatch)[0]) == ["4 wide: BPR", "8 wide: BPR"]
+
+
 @pytest.mark.parametrize("change", [{"learning_rate": 0.01}, {"load_col": {"inter": ["user_id", "item_id"]}}])
 def test_what_differs_by_more_is_run(
     tastes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]

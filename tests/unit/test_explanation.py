@@ -57,6 +57,12 @@ def test_a_history_that_would_be_empty_tells_nothing_of_its_item() -> None:
     assert found.by_item.tolist() == [[0, 0]] and found.by_cluster.tolist() == [[0, 0]]
 
 
+def test_an_empty_history_moves_nothing() -> None:
+    nothing = torch.zeros(0, dtype=torch.long)
+    found = explain_by_occlusion(nothing, nothing, lambda rows, lengths: (torch.full((len(rows), 2), -1.0),) * 2)
+    assert found.cluster_log_probs.tolist() == [-1.0, -1.0] and found.by_item.shape == (0, 2) == found.by_cluster.shape
+
+
 @pytest.fixture(scope="module")
 def recommender(circles: Any) -> Recommender:
     config, dataset = circles.config("OOVLLMRec"), circles.loaders[0]._dataset

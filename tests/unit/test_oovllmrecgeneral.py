@@ -11,7 +11,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_oov.data.histories import Histories
-from recbole_oov.errors import ConfigError
+from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.recommendation.api import Recommender
 from recbole_oov.runner import Experiment, prepare
 from recbole_oov.testing import two_circles, write_atomic
@@ -122,3 +122,28 @@ def test_a_new_order_each_epoch_has_the_same_items(tastes: Path) -> None:
 def test_a_sequential_data_set_stays_in_the_order_of_time(circles: Any) -> None:
     with pytest.raises(ConfigError, match="history_order: random is for splits at random; .* take OOVLLMRecGeneral"):
         circles.config("OOVLLMRec", history_order="random")
+
+
+def test_without_a_time_histories_have_no_order(tastes: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ready = trained(tastes, epochs=1, load_col={"inter": ["user_id", "item_id"], "item": "*"}, state="INFO")
+    assert "history_order: no timestamp is loaded" in caplog.text
+    assert ready.trainer._windows._reorder
+
+
+def test_users_of_one_item_leave_nothing_to_learn(tmp_path: Path) -> None:
+    write_atomic(tmp_path, "short", {f"u{u}": [f"i{u}", f"i{u + 1}", f"i{u + 2}"] for u in range(9)}, {"i0": "Sea"})
+    split = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
+    options = {
+        "data_path": str(tmp_path),
+        **SMALL,
+        "eval_args": split,
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+    }
+    ready = prepare(
+        NAME,
+        "short",
+        config_dict={**options, "valid_metric": "NDCG@3", "data_checks": "warn", "leak_guard": "warn"},
+        argv=[],
+    )
+    with pytest.raises(DataError, match="no user has two training items"):
+        ready.trainer.fit(ready.train_data, ready.valid_data, saved=False)

@@ -21,8 +21,9 @@ from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.evaluation.answers import number_controls, number_metrics, text_controls, text_metrics
 from recbole_oov.lm.tasks import ValueTree
 from recbole_oov.recommendation.api import Recommender
-from recbole_oov.runner import prepare, run
+from recbole_oov.runner import prepare, run, trainer_class
 from recbole_oov.testing import two_circles, write_atomic
+from recbole_oov.trainer.state import data_fingerprint
 from tests import language_models
 from tests.unit.conftest import SMALL
 from tests.unit.sweeps import write_spec
@@ -199,10 +200,11 @@ def test_all_tasks_are_learned(data_path: Path, workplace: Path) -> None:
     assert result is not None
     tasks = result["task_results"]
     # The users' own circles are half of the items: a model that knows them has all in its first 12.
+    assert tasks["direct"].keys() == {"OOVLLMRec", "OOVLLMRec, history masked"}
     assert tasks["direct"]["OOVLLMRec"]["recall@12"] > 0.9
-    assert tasks["rating"]["OOVLLMRec"]["rmse"] < 0.1 < 0.9 < tasks["rating"]["training mean"]["rmse"]
+    assert tasks["rating"]["OOVLLMRec"]["rmse"] < 0.3 < 0.9 < tasks["rating"]["training mean"]["rmse"]
     told = tasks["explanation"]
-    assert told["OOVLLMRec"]["bleu"] > 95 and told["OOVLLMRec"]["perplexity"] < 1.5
+    assert told["OOVLLMRec"]["bleu"] > 90 and told["OOVLLMRec"]["perplexity"] < 1.5
     # Of the same item all say the same; the same user's says the circle, and half of the rest.
     assert told["another's of the item"]["bleu"] == pytest.approx(100)
     assert told["another of the user"]["bleu"] < 90
@@ -213,7 +215,8 @@ def test_recommendations_come_with_answers(asked: Any) -> None:
     recommender = Recommender(train._dataset.config, model, train._dataset)
     found = recommender.recommend(users=["u3", "u0"], k=3, answers=["rating", "explanation"], scores=True)
     frame, task = found.to_frame(), model.tasks["rating"]
-    assert list(frame.columns)[-2:] == ["rating", "explanation"] and len(frame) == 6
+    assert list(frame.columns) == ["case", "rank", "item", "title", "group", "score", "rating", "explanation"]
+    assert len(frame) == 6
     names = recommender.names
     pairs = Answers(names.ids("user", frame["case"]).numpy(), names.ids("item", frame["item"]).numpy(), {})
     assert frame["rating"].tolist() == pytest.approx(task.predict(model, pairs, model.device).tolist(), abs=1e-5)
@@ -248,10 +251,17 @@ def test_what_is_held_out_changes_nothing_that_is_learned(data_path: Path, tmp_p
             "zebra crossing" if item in held[user] else SAID["explanation:token_seq"](user, item)
         ),
     }
-    write_atomic(tmp_path, "told", two_circles(), TITLES, other)
+    # Some say nothing, in training as well: RecBole would put the mean of all numbers there, held-out ones included.
+    same, other = (
+        {name: (lambda user, item, say=say: "" if item == "i3" else say(user, item)) for name, say in said.items()}
+        for said in (SAID, other)
+    )
+    write_atomic(tmp_path / "same", "told", two_circles(), TITLES, same)
+    write_atomic(tmp_path / "other", "told", two_circles(), TITLES, other)
     states, losses = [], []
-    for path in (data_path, tmp_path):
-        model, _ = build(path, tasks=["rating", "explanation"])
+    for path in (tmp_path / "same", tmp_path / "other"):
+        model, _ = build(path, tasks=["rating", "explanation"], data_checks="warn")
+        assert model.tasks["rating"].values.tolist() == [1.0, 1.5, 3.0, 3.5]
         states.append(model.state_dict())
         torch.manual_seed(0)
         losses.append([task.loss(model, 50, model.device) for task in model.tasks.values()])
@@ -267,6 +277,27 @@ def test_a_checkpoint_brings_its_tasks_back(data_path: Path, asked: Any) -> None
     rows = model.tasks["rating"].known.rows(np.arange(10))
     ours, theirs = (one.eval().tasks["rating"].predict(one, rows, one.device) for one in (model, other))
     assert np.array_equal(ours, theirs)
+
+
+def test_a_checkpoint_of_other_words_is_refused(data_path: Path, tmp_path: Path, asked: Any) -> None:
+    model, _ = asked
+    other = {**SAID, "rating:float": lambda user, item: 5 - SAID["rating:float"](user, item)}
+    write_atomic(tmp_path, "told", two_circles(), TITLES, other)
+    fresh, _ = build(tmp_path, tasks=["direct", "rating", "explanation"])
+    with pytest.raises(ConfigError, match="the checkpoint was trained with other words"):
+        fresh.load_state_dict(model.state_dict())
+    state = {name: value for name, value in model.state_dict().items() if name != "words_fingerprint"}
+    build(data_path, tasks=["direct", "rating", "explanation"])[0].load_state_dict(state)  # of before there was one
+
+
+def test_words_of_interactions_are_in_the_fingerprint_of_the_data(data_path: Path, tmp_path: Path) -> None:
+    other = {**SAID, "explanation:token_seq": lambda user, item: "no"}
+    write_atomic(tmp_path, "told", two_circles(), TITLES, other)
+    found = [
+        data_fingerprint({"train": build(path, tasks=["explanation"])[1][0]})
+        for path in (data_path, data_path, tmp_path)
+    ]
+    assert found[0] == found[1] != found[2]
 
 
 def test_other_columns_and_texts_of_items_can_be_read(data_path: Path, tmp_path: Path) -> None:
@@ -349,16 +380,17 @@ def test_columns_from_which_nothing_can_be_learned(data_path: Path, tmp_path: Pa
 
 def test_long_texts_are_cut_and_said(data_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     build(data_path, tasks=["explanation"], answer_tokens=2)
-    assert "texts that explanation learns from are longer than 2 tokens" in caplog.text
+    assert "in the column explanation that explanation learns from are longer than 2 tokens" in caplog.text
 
 
 def test_packages_that_measure_texts_are_named(data_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recbole_oov.model.oovllmrec.missing_text_metrics", lambda: ["rouge-score"])
+    monkeypatch.setattr("recbole_oov.trainer.oovllmrec.missing_text_metrics", lambda: ["rouge-score"])
+    model, loaders = build(data_path, tasks=["explanation"])  # as whoever asks a trained model does
+    config = loaders[0]._dataset.config
     with pytest.raises(
         ConfigError, match=r'rouge-score, which is not installed; pip install "recbole-oov\[generation\]"'
     ):
-        build(data_path, tasks=["explanation"])
-    build(data_path, tasks=["rating"])
+        trainer_class(config)(config, model).fit(*loaders[:2])
 
 
 def test_metrics_and_controls_by_hand() -> None:
@@ -374,7 +406,7 @@ def test_metrics_and_controls_by_hand() -> None:
     item_1 = (1.0 + 0.0) / (2 + 10)
     user_2 = (0.0 - item_1) / (1 + 10)
     assert controls["user and item means"] == pytest.approx([4 + item_1 + user_2, 4.0])
-    assert text_controls(known, asked, "t") == {"another's of the item": ["a", ""], "another of the user": ["c", ""]}
+    assert text_controls(known, asked, "t") == {"another's of the item": ["a", ""], "another of the user": ["", ""]}
 
 
 def test_a_benchmark_has_rows_of_tasks(data_path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
