@@ -138,6 +138,7 @@ def test_users_of_one_item_leave_nothing_to_learn(tmp_path: Path) -> None:
         **SMALL,
         "eval_args": split,
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "topk": [3],
     }
     ready = prepare(
         NAME,
