@@ -14,6 +14,7 @@ from packaging.version import InvalidVersion, Version
 
 DISTRIBUTION = "recbole-oov"
 PURPOSES = {
+    "generation": "metrics of what OOVLLMRec writes, tasks: [explanation]",
     "text": "item content by a sentence encoder, content: {encoder: owner/name}",
     "minilm": "a sentence encoder that needs no download, content: {encoder: minilm}",
     "plot": "pictures of describe, of reports and of a search for a sampler",

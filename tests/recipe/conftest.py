@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,13 @@ def data_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the data set ``circles``."""
     folder = tmp_path_factory.mktemp("data")
     # Once round a circle at most: a general model's random split would have both of two equal rows.
-    write_atomic(folder, "circles", two_circles(length=12), {f"i{i}": f"Story {i} of the sea" for i in range(24)})
+    titles = {f"i{i}": f"Story {i} of the sea" for i in range(24)}
+    said: dict[str, Callable[[str, str], object]] = {
+        "rating:float": lambda user, item: 1 + int(item[1:]) % 5,
+        "explanation:token_seq": lambda user, item: f"all like {titles[item].lower()}",
+        "review:token_seq": lambda user, item: f"I read {titles[item].lower()} twice",
+    }
+    write_atomic(folder, "circles", two_circles(length=12), titles, said)
     return folder
 
 

@@ -30,7 +30,7 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_recbole_finds_the_plugin_s_model_and_trainer() -> None:
     from recbole_oov.model.oovllmrec import OOVLLMRec
-    from recbole_oov.trainer.all_positions import OOVLLMRecTrainer
+    from recbole_oov.trainer.oovllmrec import OOVLLMRecTrainer
 
     assert recbole_get_model("OOVLLMRec") is OOVLLMRec
     assert get_trainer(ModelType.SEQUENTIAL, "OOVLLMRec") is OOVLLMRecTrainer
