@@ -153,6 +153,16 @@ def has_time(dataset: Any) -> bool:
     return dataset.time_field is not None and dataset.time_field in dataset.inter_feat.columns
 
 
+def is_unordered(dataset: Any) -> bool:
+    """Whether histories have no order of their own: in general data sets, by ``history_order``, or for want of a time.
+
+    Sequential ones always have one, also those whose files hold lists and no time.
+    """
+    if hasattr(dataset, "item_list_length_field"):
+        return False
+    return dataset.config["history_order"] == "random" or not has_time(dataset)
+
+
 def seen_matrix(*datasets: Any) -> csr_matrix:
     """Which items each user has in the given splits, of sequential or general data sets. (n_users, n_items) bool"""
     first = datasets[0]

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
 from recbole_oov.data.answers import Answers
 
@@ -25,8 +26,10 @@ def missing_text_metrics() -> list[str]:
 
 def number_metrics(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
     """``rmse`` and ``mae`` of predictions. (N,), (N,)"""
-    error = predicted - true
-    return {"rmse": float(np.sqrt(np.mean(error**2))), "mae": float(np.mean(np.abs(error)))}
+    return {
+        "rmse": float(root_mean_squared_error(true, predicted)),
+        "mae": float(mean_absolute_error(true, predicted)),
+    }
 
 
 def text_metrics(texts: Sequence[str], true: Sequence[str]) -> dict[str, float]:
@@ -86,9 +89,7 @@ def text_controls(known: Answers, asked: Answers, column: str) -> dict[str, list
 
 def _offsets(ids: np.ndarray, numbers: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """The damped mean of each id's numbers, 0 for an id without. -> of the wanted ids (N,)"""
-    sums: defaultdict[int, float] = defaultdict(float)
-    counts: defaultdict[int, float] = defaultdict(float)
-    for one, number in zip(ids.tolist(), numbers.tolist(), strict=True):
-        sums[one] += number
-        counts[one] += 1.0
-    return np.array([sums[one] / (counts[one] + DAMPING) if counts[one] else 0.0 for one in wanted.tolist()])
+    n = 1 + int(max(ids.max(initial=0), wanted.max(initial=0)))
+    offsets: np.ndarray = np.bincount(ids, numbers, minlength=n) / (np.bincount(ids, minlength=n) + DAMPING)
+    chosen: np.ndarray = offsets[wanted]
+    return chosen

@@ -135,10 +135,11 @@ class NumberTask(Task):
             )
         self.values, self._index = torch.from_numpy(values), torch.from_numpy(index.reshape(-1))
         texts = [written(value) for value in values]
-        if len(set(texts)) < len(texts):
+        alike = next((text for at, text in enumerate(texts) if text in texts[:at]), None)
+        if alike is not None:
             raise DataError(
-                f"tasks: values of the column {self.column!r} are the same when they are written with six digits, as "
-                f"{texts[0]}; round them"
+                f"tasks: two values of the column {self.column!r} are both {alike} when they are written with six "
+                f"digits; round them"
             )
         paths = [[*path, maker.end] for path in maker.encode_all(texts)]
         if len(set(map(tuple, paths))) < len(paths):

@@ -88,7 +88,9 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         said = (text for column in columns for text in known.texts(column))
         self.maker = BackboneMaker(config, [*words, *(texts[item] for item in trained), *said], writes=bool(columns))
         self.word_tokenizer, self.n_words = self.maker.tokenizer, self.maker.n_words
-        self.text_ids, self.text_real = text_tokens(texts, self.maker, config["item_text_tokens"] * shows_text)
+        text_ids, text_real = text_tokens(texts, self.maker, config["item_text_tokens"] * shows_text)
+        self.register_buffer("text_ids", text_ids.to(self.device), persistent=False)
+        self.register_buffer("text_real", text_real.to(self.device), persistent=False)
         self.trained_texts = first_texts(texts, trained, self.maker, config["token_init"])
         self.words = {text: torch.tensor(self.maker.encode(text), dtype=torch.long) for text in words}
         self._set_tasks(config, of_tasks, known)
@@ -164,14 +166,12 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         item_ids = torch.stack([self.first_cluster + vocabulary.item_cluster, self.first_fine + fine.items], dim=1)
         user_ids = torch.stack([self.first_cluster + vocabulary.user_cluster, self.first_fine + fine.users], dim=1)
         beside = slice(None) if self.prompts.item_text else slice(0)  # in histories; other prompts may show it as well
-        blocks = torch.cat([item_ids, self.text_ids[:, beside]], dim=1)
-        real = torch.cat([torch.ones_like(item_ids, dtype=torch.bool), self.text_real[:, beside]], dim=1)
+        blocks = torch.cat([item_ids, self.text_ids[:, beside].cpu()], dim=1)
+        real = torch.cat([torch.ones_like(item_ids, dtype=torch.bool), self.text_real[:, beside].cpu()], dim=1)
         blocks[0], real[0] = 0, False  # the padding item is no token at all
         self.register_buffer("item_blocks", blocks.to(self.device), persistent=False)
         self.register_buffer("item_real", real.to(self.device), persistent=False)
         self.register_buffer("user_tokens", user_ids.to(self.device), persistent=False)
-        self.register_buffer("text_tokens", self.text_ids.to(self.device), persistent=False)
-        self.register_buffer("text_is_real", self.text_real.to(self.device), persistent=False)
         codes = None if fine.codes is None else (self.first_fine + fine.codes).to(self.device)
         self.register_buffer("code_tokens", codes, persistent=False)
         oov = None if self.placement is None else self.placement.oov
@@ -226,7 +226,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
             # Ids are looked up, not indexed: indexing takes -1 for the last user or item.
             if piece == "{item:text}":
                 assert items is not None
-                return F.embedding(items, self.text_tokens), self.text_is_real[items]
+                return F.embedding(items, self.text_ids), self.text_real[items]
             if piece == "{user}":
                 ids = F.embedding(users, self.user_tokens)
             elif piece == "{item}":

@@ -17,7 +17,10 @@ __all__ = ["append_row", "locked", "read_results", "writing_to"]
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The rows so far; a line that a kill or a full disk cut short is left out."""
+    """The rows so far; a line that a kill or a full disk cut short is left out.
+
+    A row with ``same_as`` has the rest of what it holds from the row of that key.
+    """
     rows = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -29,7 +32,8 @@ def read_results(path: Path) -> list[dict[str, Any]]:
                 rows.append(row)
             else:
                 getLogger(__name__).warning("%s: an unfinished line is left out", path)
-    return rows
+    by_key = {row["key"]: row for row in rows}
+    return [{**by_key.get(row["same_as"], {}), **row} if "same_as" in row else row for row in rows]
 
 
 @contextmanager

@@ -28,7 +28,8 @@ def rows_of_twins(
         rows: The rows so far.
 
     Returns:
-        Rows with the cells' own keys, parts and options; ``same_as`` is the key of the row that they repeat.
+        Rows with the cells' own keys, parts and options; ``same_as`` is the key of the row that has all the rest, which
+        :func:`~recbole_oov.report.results.read_results` puts in.
     """
     carves = {part.name: part.carve for part in parts_of({**spec, "only": None})}
     finished = {row["key"]: row for row in rows if "error" not in row}
@@ -37,10 +38,8 @@ def rows_of_twins(
     for cell in cells:
         run = _run(cell, carves)
         if run is not None and (row := by_run.get(run)) is not None:
-            own = {"key": cell.key, "name": cell.name, "same_as": row["key"], "options": cell.options}
-            own |= {"part": cell.part} if cell.part else {}
-            own |= {"tuned": cell.tuned} if cell.tuned is not None else {}
-            found.append({**{key: value for key, value in row.items() if key not in ("part", "tuned")}, **own})
+            own = {"part": cell.part, "tuned": cell.tuned, "options": cell.options}
+            found.append({"key": cell.key, "same_as": row.get("same_as", row["key"]), "name": cell.name, **own})
     return found
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_oov.data.histories import NEXT_ITEMS, Histories, WindowLoader, has_time
+from recbole_oov.data.histories import NEXT_ITEMS, Histories, WindowLoader, is_unordered
 from recbole_oov.errors import ConfigError
 from recbole_oov.processes import share_of
 
@@ -84,7 +84,7 @@ def window_loader(config: Any, dataset: Any) -> WindowLoader:
         shuffle=config["shuffle"],
         group_lengths=config["group_lengths"],
         share=share_of(config),
-        reorder=config["history_order"] == "random" or not has_time(dataset),
+        reorder=is_unordered(dataset),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_oov.data.histories import Histories
+from recbole_oov.data.histories import Histories, is_unordered
 from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.recommendation.api import Recommender
 from recbole_oov.runner import Experiment, prepare
@@ -148,3 +148,11 @@ def test_users_of_one_item_leave_nothing_to_learn(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="no user has two training items"):
         ready.trainer.fit(ready.train_data, ready.valid_data, saved=False)
+
+
+def test_lists_without_a_time_keep_their_order(circles: Any) -> None:
+    """RecBole's sequential files may hold lists and no timestamps."""
+    train = circles.fresh_train()
+    assert not is_unordered(train)
+    del train.inter_feat.interaction["timestamp"]
+    assert not is_unordered(train)

@@ -279,6 +279,16 @@ def test_a_checkpoint_brings_its_tasks_back(data_path: Path, asked: Any) -> None
     assert np.array_equal(ours, theirs)
 
 
+def test_texts_stay_with_their_interactions_where_items_are_held_out(data_path: Path) -> None:
+    """The OOV protocol puts rows together anew, of which each must still find its own words."""
+    _, loaders = build(data_path, tasks=["explanation"], oov_split="random", leak_guard="warn")
+    names = loaders[0]._dataset.field2id_token
+    for loader in loaders:
+        found = answers_of(loader._dataset, ["explanation"], with_first=loader is loaders[0])
+        items = names["item_id"][found.items]
+        assert found.texts("explanation") == [SAID["explanation:token_seq"]("", item) for item in items]
+
+
 def test_a_checkpoint_of_other_words_is_refused(data_path: Path, tmp_path: Path, asked: Any) -> None:
     model, _ = asked
     other = {**SAID, "rating:float": lambda user, item: 5 - SAID["rating:float"](user, item)}
@@ -309,7 +319,7 @@ def test_other_columns_and_texts_of_items_can_be_read(data_path: Path, tmp_path:
     before = task.answer_nll(model, rows, model.device)
     changed = Answers(rows.users, rows.items, {**rows.columns, "rating": np.flip(rows.columns["rating"] + 0.5)})
     assert not torch.allclose(before, task.answer_nll(model, changed, model.device))
-    model.text_tokens[:, 0] = model.text_tokens[:, 1]
+    model.text_ids[:, 0] = model.text_ids[:, 1]
     assert not torch.allclose(before, task.answer_nll(model, rows, model.device))
     assert torch.isfinite(task.loss(model, 5, model.device))
     assert model.item_blocks.shape[1] == 2  # histories stay without text
