@@ -58,14 +58,15 @@ class Search:
 
 
 def searches_of(spec: Mapping[str, Any]) -> Iterator[Search]:
-    """The searches that the cells of a benchmark file need, those of ``tuned_from`` included."""
-    named = {part.name for part in parts_of(spec)} | {part.tuned_from for part in parts_of(spec)}
+    """The searches that the cells of a benchmark file need, those in the part of ``tuned_from`` included."""
+    source = {part.name: part.tuned_from or part.name for part in parts_of(spec)}
+    needed = {(source[cell.part], cell.name) for cell in as_given(spec)}
     seen = set()
     everything = {**spec, "only": None}
     tunes = {part.name: part.tune for part in parts_of(everything)}
     for cell in as_given(everything):
         tune = tunes[cell.part]
-        if tune is None or cell.part not in named or (cell.part, cell.name) in seen:
+        if tune is None or (cell.part, cell.name) not in needed - seen:
             continue
         seen.add((cell.part, cell.name))
         space = tune.spaces.get(cell.name, tune.spaces.get(cell.model))

@@ -23,6 +23,9 @@ from recbole_oov.errors import ConfigError
 from recbole_oov.sampler.propagation import SymmetricMatrix
 from recbole_oov.sampler.work import Work
 
+_GATHERED = 1 << 17
+"""Numbers of candidates' vectors that are gathered at once on a CPU: half a MiB."""
+
 Shares = Sequence[tuple[Tensor, float | Tensor]]
 """Items that a negative is made of, (B,) each, and the weight of each in the regularisation."""
 
@@ -220,16 +223,16 @@ class LightGCNModel(GraphModel):
     def begin_step(self) -> None:
         model = self.model
         model.restore_user_e = model.restore_item_e = None
-        layers = [model.get_ego_embeddings()]
+        self.layers = [model.get_ego_embeddings()]
         for _ in range(model.n_layers):
-            layers.append(self.adjacency @ layers[-1])
-        stacked = torch.stack(layers, dim=1)
-        self.layers = stacked[model.n_users :].flatten(1)
-        self.users, self.items = torch.split(stacked.mean(dim=1), [model.n_users, model.n_items])
+            self.layers.append(self.adjacency @ self.layers[-1])
+        # Summed one by one: bit for bit the mean of the stacked layers, without a copy of them all in each step.
+        mean = sum(self.layers[1:], self.layers[0]) / self.n_layers
+        self.users, self.items = torch.split(mean, [model.n_users, model.n_items])
 
     def item_layers(self, items: Tensor) -> Tensor:
-        layers: Tensor = F.embedding(items, self.layers).unflatten(-1, (self.n_layers, -1))
-        return layers
+        n_users = self.model.n_users
+        return torch.stack([F.embedding(items, layer[n_users:]) for layer in self.layers], dim=-2)
 
     def merge(self, layers: Tensor) -> Tensor:
         return layers.mean(dim=-2)
@@ -463,5 +466,13 @@ def _forward(model: Any, forward: Any) -> Iterator[None]:
 
 def _dot(user: Tensor, items: Tensor, ids: Tensor) -> Tensor:
     """Dot products of (B, d) with rows of (n_items, d), without a graph. (B, P) -> (B, P)"""
+    if items.device.type != "cpu":
+        return _dot_block(user, items, ids)
+    # What is gathered stays in the processor's cache, and in memory that is used again for the next block.
+    n_users = max(1, _GATHERED // (ids.shape[1] * items.shape[1]))
+    return torch.cat([_dot_block(u, items, i) for u, i in zip(user.split(n_users), ids.split(n_users), strict=True)])
+
+
+def _dot_block(user: Tensor, items: Tensor, ids: Tensor) -> Tensor:
     rows = items.index_select(0, ids.reshape(-1)).view(*ids.shape, -1)
     return torch.bmm(rows, user.unsqueeze(2)).squeeze(2)

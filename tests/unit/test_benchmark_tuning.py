@@ -180,6 +180,23 @@ def test_settings_may_come_from_another_part(here: Path, circles: Any, monkeypat
     assert cells["untuned"].tuned is None
 
 
+def test_only_rows_of_the_wanted_part_are_searched_for(here: Path, circles: Any) -> None:
+    models = {"BPR": {"model": "BPR"}, "dear": {"model": "BPR", "embedding_size": 32}}
+    parts = {
+        "small": {"dataset": "circles"},
+        "large": {"dataset": "circles", "tuned_from": "small", "models": ["BPR"]},
+    }
+    tune = {"trials": 3, "spaces": {name: {"learning_rate": [0.02, 0.05]} for name in models}}
+    spec = circles_spec(circles, parts=parts, models=models, tune=tune)
+    del spec["dataset"]
+    file = write_spec(here, spec)
+    searched = {
+        only: [(search.cell.part, search.cell.name) for search in tuning.searches_of(read_spec(file, {"only": [only]}))]
+        for only in parts
+    }
+    assert searched == {"small": [("small", "BPR"), ("small", "dear")], "large": [("small", "BPR")]}
+
+
 def test_a_setting_of_the_base_model_leaves_its_other_options(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         tuning, "run_trial", lambda cell, _: score_by_rate(_with(cell, cell.options.get("base_config", {})), _)

@@ -11,7 +11,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import get_model
 
 from recbole_oov.errors import ConfigError
-from recbole_oov.sampler import NegativePools
+from recbole_oov.sampler import NegativePools, base_models
 from recbole_oov.sampler.base_models import KNOWN, VectorModel, base_model_of, check_learns_from_negatives
 from recbole_oov.sampler.drawing import Drawing, negative_vector, read_sampler
 
@@ -109,6 +109,25 @@ def test_one_propagation_a_step_and_no_graph_in_scoring(built: Any, name: str, m
     assert calls == [False] * layers  # torch records the propagation as one step, not what is done in it
     loss.backward()
     assert calls == [False] * 2 * layers
+
+
+def test_scores_in_blocks_are_those_of_one_block(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, base, rows, pools = built("BPR")
+    users = rows[model.USER_ID]
+    pool = pools.uniform(users, 5)
+    whole = base.scores(users, pool)
+    for gathered in (1, 100, 5 * 8 * 63):  # one user a block, two, all but one
+        monkeypatch.setattr(base_models, "_GATHERED", gathered)
+        assert torch.equal(base.scores(users, pool), whole)
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+def test_the_mean_of_the_layers_is_recbole_s_bit_for_bit(built: Any, n_layers: int) -> None:
+    model, base, _, _ = built("LightGCN", n_layers=n_layers)
+    base.begin_step()
+    stacked = torch.stack(base.layers, dim=1)
+    assert stacked.shape[1] == n_layers + 1 == base.n_layers
+    assert torch.equal(torch.cat([base.users, base.items]), stacked.mean(dim=1))
 
 
 def test_mixed_layers_are_those_of_their_own_items(built: Any) -> None:
