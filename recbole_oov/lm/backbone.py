@@ -14,6 +14,7 @@ from logging import getLogger
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import DynamicCache, GPT2Config, GPT2Model, PreTrainedModel, PreTrainedTokenizerFast
@@ -152,10 +153,9 @@ class Backbone(nn.Module):
 
     # --- vectors of tokens ----------------------------------------------------------------------------------------
 
-    @property
-    def words(self) -> Tensor:
-        """Input vectors of ordinary tokens. (n_words, d)"""
-        return self._scaled(self._input_table()[: self.n_words])
+    def word_inputs(self, ids: Tensor) -> Tensor:
+        """Input vectors of ordinary tokens; a table in half precision is not copied whole for them. (…) -> (…, d)"""
+        return self._scaled(F.embedding(ids, self._input_table()[: self.n_words]))
 
     def oov_inputs(self) -> Tensor:
         """Input vectors of OOV tokens. (n_oov, d)"""
@@ -168,11 +168,12 @@ class Backbone(nn.Module):
             return self._oov_rows(self.language_model.get_input_embeddings())
         return self._oov_rows(head)
 
-    def word_heads(self) -> Tensor:
-        """Output vectors of ordinary tokens, for what is answered in words. (n_words, d)"""
+    def word_heads(self, ids: Tensor | None = None) -> Tensor:
+        """Output vectors of ordinary tokens, for what is answered in words: of all, or of some. (n, d)"""
         head = self.language_model.get_output_embeddings()
         table: Tensor = self._input_table() if head is None else _base_layer(head).weight
-        return table[: self.n_words].float()
+        heads = table[: self.n_words]
+        return heads.float() if ids is None else heads[ids].float()
 
     @property
     def _tied(self) -> bool:
@@ -335,7 +336,8 @@ class EncoderDecoder(Backbone):
     @property
     def start(self) -> Tensor:
         """The vector that the decoder begins with. (d,)"""
-        return self.words[self.language_model.config.decoder_start_token_id]
+        start = self.language_model.config.decoder_start_token_id
+        return self.word_inputs(torch.tensor(start, device=self._input_table().device))
 
     def encoded(self, vectors: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """What the encoder makes of a sequence. Padding inside it, which would count as distance, goes to the end.
@@ -423,8 +425,8 @@ def check_siblings(name: str, backbone: Backbone) -> None:
     """
     mode = backbone.training
     backbone.eval()
-    device = backbone.words.device
-    some = backbone.words[torch.linspace(0, backbone.n_words - 1, 8).long()]
+    device = next(backbone.model.parameters()).device
+    some = backbone.word_inputs(torch.linspace(0, backbone.n_words - 1, 8).long().to(device))
     history, siblings = some[:5].expand(2, -1, -1), some[5:].expand(2, -1, -1)
     real = torch.tensor([[True, True, False, True, True], [True, True, True, False, False]], device=device)
     try:

@@ -169,10 +169,10 @@ class NumberTask(Task):
         if tree.n_steps == 1:  # values are told apart by their first token: no path but the root is read
             states = backbone.following(vectors, real, vectors[:, :0])[:, None].expand(-1, n, -1, -1)
         else:
-            words = F.embedding(tree.paths[chosen, : tree.n_steps - 1].flatten(0, 1), backbone.words)
+            words = backbone.word_inputs(tree.paths[chosen, : tree.n_steps - 1].flatten(0, 1))
             vectors, real = vectors.repeat_interleave(n, dim=0), real.repeat_interleave(n, dim=0)
             states = backbone.following(vectors, real, words).unflatten(0, (batch, n))
-        return tree.log_probs(states, backbone.word_heads(), chosen)
+        return tree.log_probs(states, backbone.word_heads(tree.used), chosen)
 
     @torch.no_grad()
     def predict(self, asker: Asker, rows: Answers, device: torch.device) -> np.ndarray:
@@ -191,6 +191,7 @@ class ValueTree:
     Attributes:
         paths: (V, A), 0 behind shorter ones.
         n_steps: Places at which some value has a choice, from the first on; what comes later is certain.
+        used: The tokens that the paths are made of. (n_used,)
     """
 
     def __init__(self, paths: Sequence[Sequence[int]]) -> None:
@@ -210,7 +211,7 @@ class ValueTree:
             for depth in range(min(len(path), self.n_steps)):
                 self._node[value, depth] = number[tuple(path[:depth])]
                 self._child[value, depth] = used.index(path[depth])
-        self._used = torch.tensor(used)
+        self.used = torch.tensor(used)
         self._possible = torch.zeros(len(nodes), len(used), dtype=torch.bool)
         for node, children in nodes.items():
             self._possible[number[node], [used.index(token) for token in children]] = True
@@ -223,18 +224,18 @@ class ValueTree:
                     setattr(self, name, value.to(device))
         return self
 
-    def log_probs(self, states: Tensor, word_heads: Tensor, chosen: Tensor) -> Tensor:
+    def log_probs(self, states: Tensor, heads: Tensor, chosen: Tensor) -> Tensor:
         """Log-probability of values.
 
         Args:
             states: At the places of each value's path. (B, C, n_steps, d)
-            word_heads: (n_words, d)
+            heads: Output vectors of ``used``. (n_used, d)
             chosen: Which values. (B, C)
 
         Returns:
             (B, C)
         """
-        logits = states @ word_heads[self._used].T
+        logits = states @ heads.T
         logits = logits.masked_fill(~self._possible[self._node[chosen]], -torch.inf)
         child = self._child[chosen]
         steps = logits.log_softmax(dim=-1).gather(-1, child.clamp(min=0)[..., None]).squeeze(-1)
@@ -255,22 +256,25 @@ class TextTask(Task):
         return self._answer_tokens
 
     def _nll(self, asker: Asker, vectors: Tensor, real: Tensor, at: Tensor) -> Tensor:
-        return self.token_nll(asker, vectors, real, self._answers.rows(at, vectors.device)).mean()
+        return self._token_nll(asker, vectors, real, self._answers, at).mean()
 
-    def token_nll(self, asker: Asker, vectors: Tensor, real: Tensor, answers: Words) -> Tensor:
-        """Negative log-likelihood of all tokens of answers, the one that ends them included. (N,)"""
-        backbone, (ids, known) = asker.backbone, answers
-        states = backbone.following(vectors, real, F.embedding(ids, backbone.words))
+    def _token_nll(self, asker: Asker, vectors: Tensor, real: Tensor, answers: _Texts, at: Tensor | None) -> Tensor:
+        """Negative log-likelihood of all tokens of some answers, or all. (N,)
+
+        The token that ends a text is one of them, but of texts that were cut: they do not end there.
+        """
+        backbone, (ids, known) = asker.backbone, answers.rows(at, vectors.device)
+        states = backbone.following(vectors, real, backbone.word_inputs(ids))
         lengths = known.sum(dim=1)
         targets = F.pad(ids, (0, 1)).scatter(1, lengths[:, None], self._maker.end)
-        asked = torch.arange(targets.shape[1], device=ids.device) <= lengths[:, None]
+        n_asked = lengths + answers.ends(at).to(lengths)
+        asked = torch.arange(targets.shape[1], device=ids.device) < n_asked[:, None]
         return _nll_of_words(states[asked], backbone.word_heads(), targets[asked])
 
     @torch.no_grad()
     def answer_nll(self, asker: Asker, rows: Answers, device: torch.device) -> Tensor:
         """Negative log-likelihood of all tokens of the answers that interactions have. (N,)"""
-        answers = self._encoded(rows.texts(self.column)).rows(None, device)
-        return self.token_nll(asker, *self.asks(asker, rows, device), answers)
+        return self._token_nll(asker, *self.asks(asker, rows, device), self._encoded(rows.texts(self.column)), None)
 
     @torch.no_grad()
     def write(self, asker: Asker, rows: Answers, device: torch.device) -> list[str]:
@@ -278,7 +282,7 @@ class TextTask(Task):
         return self._written(asker.backbone, *self.asks(asker, rows, device))
 
     def _written(self, backbone: Backbone, vectors: Tensor, real: Tensor) -> list[str]:
-        reader, heads, words = backbone.reader(vectors, real), backbone.word_heads(), backbone.words
+        reader, heads = backbone.reader(vectors, real), backbone.word_heads()
         state, ended = next(reader), torch.zeros(len(vectors), dtype=torch.bool, device=vectors.device)
         tokens: list[Tensor] = []
         while len(tokens) < self._answer_tokens:
@@ -288,7 +292,7 @@ class TextTask(Task):
             if bool(ended.all()):
                 break
             if len(tokens) < self._answer_tokens:
-                state = reader.send(words[token])
+                state = reader.send(backbone.word_inputs(token))
         rows = torch.stack(tokens, dim=1).tolist()
         ends = (row.index(self._maker.end) if self._maker.end in row else len(row) for row in rows)
         return [self._maker.decode(row[:end]) for row, end in zip(rows, ends, strict=True)]
@@ -310,11 +314,20 @@ class _Texts:
     """Tokens of many texts in one array."""
 
     def __init__(self, tokens: Sequence[Sequence[int]], most: int) -> None:
-        self.n_cut = sum(len(text) > most for text in tokens)
+        self._whole = torch.tensor([len(text) <= most for text in tokens], dtype=torch.bool)
         lengths = [min(len(text), most) for text in tokens]
         self._flat = torch.tensor([token for text in tokens for token in text[:most]], dtype=torch.long)
         self._ends = torch.tensor(lengths, dtype=torch.long).cumsum(0)
         self._lengths = torch.tensor(lengths, dtype=torch.long)
+
+    @property
+    def n_cut(self) -> int:
+        """How many texts were too long."""
+        return len(self._whole) - int(self._whole.sum())
+
+    def ends(self, at: Tensor | None) -> Tensor:
+        """Which of some texts, or of all, are whole. (N,)"""
+        return self._whole if at is None else self._whole[at]
 
     def rows(self, at: Tensor | None, device: torch.device) -> Words:
         """Some texts, or all."""

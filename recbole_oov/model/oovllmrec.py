@@ -288,7 +288,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
     def _vectors(self, tokens: Tensor) -> Tensor:
         """Input vectors of any tokens. (B, T) -> (B, T, d)"""
         is_oov = tokens >= self.first_cluster
-        words = F.embedding(tokens.masked_fill(is_oov, 0), self.backbone.words)
+        words = self.backbone.word_inputs(tokens.masked_fill(is_oov, 0))
         oov = self._oov_table(self.backbone.oov_inputs())
         return torch.where(is_oov[..., None], F.embedding((tokens - self.first_cluster).clamp(min=0), oov), words)
 

@@ -61,7 +61,7 @@ def searches_of(spec: Mapping[str, Any]) -> Iterator[Search]:
     """The searches that the cells of a benchmark file need, those in the part of ``tuned_from`` included."""
     source = {part.name: part.tuned_from or part.name for part in parts_of(spec)}
     needed = {(source[cell.part], cell.name) for cell in as_given(spec)}
-    seen = set()
+    seen: set[tuple[str, str]] = set()
     everything = {**spec, "only": None}
     tunes = {part.name: part.tune for part in parts_of(everything)}
     for cell in as_given(everything):

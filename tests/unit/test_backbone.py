@@ -159,7 +159,9 @@ def test_heads_are_the_input_rows_only_where_the_backbone_ties_them(
         model = build(circles, folder(kind), backbone_training=training, token_init="mean")
         backbone = model.backbone
         words, rows_ = backbone.n_words, backbone.oov_inputs().detach().clone()
-        torch.testing.assert_close(rows_, backbone.words.mean(dim=0).expand_as(rows_))
+        torch.testing.assert_close(
+            rows_, backbone.word_inputs(torch.arange(backbone.n_words)).mean(dim=0).expand_as(rows_)
+        )
         assert torch.equal(backbone.oov_inputs(), backbone.oov_heads()) is tied
         a_step(circles, model)
         assert torch.equal(backbone.oov_inputs(), backbone.oov_heads()) is tied
@@ -240,7 +242,7 @@ def test_tokens_begin_with_the_mean_of_what_they_stand_for() -> None:
 
 def test_texts_of_clusters_are_those_of_their_training_items(circles: Any, folder: Any) -> None:
     model = build(circles, folder("llama"), token_init="text", rank_tokens="own")
-    table, rows_ = model.backbone.words, model.backbone.oov_inputs()
+    table, rows_ = model.backbone.word_inputs(torch.arange(model.backbone.n_words)), model.backbone.oov_inputs()
     of_item = {i: table[torch.tensor(ids)].mean(dim=0) for i, ids in model.trained_texts.items()}
     assert len(of_item) == 24
     for cluster in torch.unique(model.oov_item_cluster[1:]).tolist():

@@ -111,7 +111,7 @@ def test_a_value_is_as_probable_as_its_tokens_one_after_another() -> None:
     tree = ValueTree([[1, 0], [1, 2, 3, 0], [4, 0]])
     assert tree.n_steps == 2  # after 1, 2 only 3 can follow
     states, heads = torch.randn(1, 1, 2, 5).expand(1, 3, 2, 5), torch.randn(6, 5)
-    found = tree.log_probs(states, heads, torch.arange(3)[None])[0]
+    found = tree.log_probs(states, heads[tree.used], torch.arange(3)[None])[0]
     logits = states[0, 0] @ heads.T
     first = logits[0, [1, 4]].log_softmax(0)
     after_1 = logits[1, [0, 2]].log_softmax(0)
@@ -128,7 +128,7 @@ def test_words_are_read_one_by_one_as_all_at_once(data_path: Path, tmp_path: Pat
     rows = task.known.rows(np.arange(5))
     with torch.no_grad():
         vectors, real = task.asks(model, rows, model.device)
-        words = model.backbone.words[torch.randint(2, 40, (5, 4))]
+        words = model.backbone.word_inputs(torch.randint(2, 40, (5, 4)))
         together = model.backbone.following(vectors, real, words)
         reader = model.backbone.reader(vectors, real)
         one_by_one = [next(reader), *(reader.send(words[:, at]) for at in range(4))]
@@ -154,7 +154,7 @@ def test_the_most_probable_text_is_written(asked: Any) -> None:
         vectors, real = task.asks(model, one, model.device)
         ids: list[int] = []
         while len(ids) < model.answer_tokens:
-            words = model.backbone.words[torch.tensor([ids], dtype=torch.long)]
+            words = model.backbone.word_inputs(torch.tensor([ids], dtype=torch.long))
             token = int(
                 (model.backbone.following(vectors, real, words)[0, -1] @ model.backbone.word_heads().T).argmax()
             )
@@ -391,6 +391,20 @@ def test_columns_from_which_nothing_can_be_learned(data_path: Path, tmp_path: Pa
 def test_long_texts_are_cut_and_said(data_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     build(data_path, tasks=["explanation"], answer_tokens=2)
     assert "in the column explanation that explanation learns from are longer than 2 tokens" in caplog.text
+
+
+def test_the_end_of_a_text_that_was_cut_is_not_learned(data_path: Path) -> None:
+    model, _ = build(data_path, tasks=["explanation"], answer_tokens=2)
+    task = model.tasks["explanation"]
+    rows = task.known.rows(np.arange(4))
+    short = Answers(rows.users, rows.items, {**rows.columns, "explanation": ["red", "red", "red", "red tale"]})
+    lengths = [len(model.maker.encode_all([text])[0]) for text in short.texts("explanation")]
+    assert lengths == [1, 1, 1, 2]
+    assert len(task.answer_nll(model, short, model.device)) == sum(lengths) + 4  # each with its end
+    long = Answers(rows.users, rows.items, {**rows.columns, "explanation": ["red", "red", "red", "red tale red"]})
+    cut = task.answer_nll(model, long, model.device)
+    assert torch.allclose(cut, task.answer_nll(model, short, model.device)[: len(cut)])
+    assert len(cut) == sum(lengths) + 3
 
 
 def test_packages_that_measure_texts_are_named(data_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
