@@ -61,14 +61,13 @@ def searches_of(spec: Mapping[str, Any]) -> Iterator[Search]:
     """The searches that the cells of a benchmark file need, those in the part of ``tuned_from`` included."""
     source = {part.name: part.tuned_from or part.name for part in parts_of(spec)}
     needed = {(source[cell.part], cell.name) for cell in as_given(spec)}
-    seen: set[tuple[str, str]] = set()
     everything = {**spec, "only": None}
     tunes = {part.name: part.tune for part in parts_of(everything)}
     for cell in as_given(everything):
         tune = tunes[cell.part]
-        if tune is None or (cell.part, cell.name) not in needed - seen:
+        if tune is None or (cell.part, cell.name) not in needed:
             continue
-        seen.add((cell.part, cell.name))
+        needed.remove((cell.part, cell.name))  # one search for the cells of all seeds
         space = tune.spaces.get(cell.name, tune.spaces.get(cell.model))
         if space is not None:
             yield Search(replace(cell, options={**cell.options, "seed": tune.seed}), tune, space)

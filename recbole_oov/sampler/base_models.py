@@ -223,16 +223,16 @@ class LightGCNModel(GraphModel):
     def begin_step(self) -> None:
         model = self.model
         model.restore_user_e = model.restore_item_e = None
-        self.layers = [model.get_ego_embeddings()]
+        layers = [model.get_ego_embeddings()]
         for _ in range(model.n_layers):
-            self.layers.append(self.adjacency @ self.layers[-1])
+            layers.append(self.adjacency @ layers[-1])
+        self.layers = [layer[model.n_users :] for layer in layers]  # the items', cut out once a step
         # Summed one by one: bit for bit the mean of the stacked layers, without a copy of them all in each step.
-        mean = sum(self.layers[1:], self.layers[0]) / self.n_layers
+        mean = sum(layers[1:], layers[0]) / self.n_layers
         self.users, self.items = torch.split(mean, [model.n_users, model.n_items])
 
     def item_layers(self, items: Tensor) -> Tensor:
-        n_users = self.model.n_users
-        return torch.stack([F.embedding(items, layer[n_users:]) for layer in self.layers], dim=-2)
+        return torch.stack([F.embedding(items, layer) for layer in self.layers], dim=-2)
 
     def merge(self, layers: Tensor) -> Tensor:
         return layers.mean(dim=-2)
