@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_oov.config.reading import shown
-from recbole_oov.config.rules import NAME, NONE, Rule, inner_keys, list_of, one_of, whole
+from recbole_oov.config.rules import FLAG, NAME, NONE, Rule, inner_keys, list_of, one_of, whole
 
 Values = Mapping[str, Any]
 
@@ -16,7 +16,7 @@ TFIDF, MINILM = "tfidf", "minilm"
 MISSING = ("error", "mean", "zero")
 """What can become of items without content."""
 
-_SHARED = {"from": one_of("text", "file"), "dim": NONE | whole(1), "missing": one_of(*MISSING)}
+_SHARED = {"from": one_of("text", "file"), "dim": NONE | whole(1), "missing": one_of(*MISSING), "whiten": FLAG}
 _FIELDS = Rule("a list of item columns, as in [title]", lambda value: list_of(NAME).accepts(value) and len(value) > 0)
 _OF_SOURCE: dict[str, dict[str, Rule]] = {
     "text": {**_SHARED, "fields": NONE | _FIELDS, "encoder": NAME, "min_df": whole(1)},

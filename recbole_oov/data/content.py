@@ -43,6 +43,7 @@ class ContentSettings:
         min_df: IV items that must have a word for ``tfidf`` to count it.
         path: The file, with ``source: file``.
         missing: What becomes of items without content: ``error``, ``mean`` or ``zero``.
+        whiten: Whether all directions are made equally large.
     """
 
     source: str = "text"
@@ -52,6 +53,7 @@ class ContentSettings:
     min_df: int = 2
     path: str | None = None
     missing: str = "error"
+    whiten: bool = False
 
     @classmethod
     def of(cls, config: Any) -> ContentSettings:
@@ -159,7 +161,8 @@ def _from_text(config: Any, dataset: Any, iv: np.ndarray) -> Tensor:
     )
     key = fingerprint(
         format=_FORMAT,
-        settings={name: value for name, value in vars(settings).items() if name != "fields"},
+        settings={name: value for name, value in vars(settings).items() if name not in ("fields", "whiten")},
+        **({"whiten": True} if settings.whiten else {}),  # what was kept before there was such an option is still found
         items=[str(token) for token in dataset.field2id_token[dataset.iid_field]],
         texts=texts,
         iv=iv,
@@ -180,9 +183,12 @@ def _encode(config: Any, settings: ContentSettings, texts: Sequence[str], iv: np
             device=str(config["device"]),
             show_progress=bool(config["show_progress"]),
         )
-        if settings.dim is not None:
+        if settings.dim is not None and not settings.whiten:
             with_text = iv & np.array([bool(text) for text in texts])
             vectors = words.normalised(words.reduced(vectors, with_text, texts, settings.dim))
+    if settings.whiten:
+        there = np.asarray(vectors.any(axis=1))
+        vectors = words.whitened(vectors, iv & there, texts, settings.dim) * there[:, None]
     known = np.asarray(vectors.any(axis=1))
     unknown = ~known & np.array([bool(text.strip()) for text in texts])
     if unknown.any():
@@ -229,7 +235,10 @@ def _from_file(settings: ContentSettings, dataset: Any, iv: np.ndarray, new: np.
         vectors = np.concatenate([vectors, new])
         known, iv = (np.concatenate([mask, np.full(len(new), value)]) for mask, value in ((known, True), (iv, False)))
         tokens = [*tokens, *map(str, range(len(new)))]
-    if settings.dim is not None:
+    if settings.whiten:
+        there = known & vectors.any(axis=1)
+        vectors = words.whitened(vectors, iv & there, tokens, settings.dim) * there[:, None]
+    elif settings.dim is not None:
         vectors = words.reduced(vectors, iv & known, tokens, settings.dim)
     if settings.missing == "mean":
         _fill_with_mean(vectors, known, iv, length_one=False)

@@ -38,6 +38,9 @@ def option_problems(config: Mapping[str, Any]) -> list[str]:
             problems.append(f"{key}: {config[key]!r} is not one of {', '.join(allowed)}")
     if config["hidden_size"] % config["n_heads"]:
         problems.append(f"n_heads: {config['n_heads']} does not divide hidden_size {config['hidden_size']}")
+    weight = config["item_softmax"]
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        problems.append(f"item_softmax: {weight!r} is not allowed; give a number, 0 for none")
     by_content = config["oov_items"] in ("placed", "spread")
     if by_content and not config["item_augmentation"]:
         problems.append(

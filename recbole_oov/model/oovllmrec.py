@@ -69,6 +69,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         self.rank_tokens = config["rank_tokens"]
         self.augmentation = float(config["augmentation"])
         self.item_augmentation = float(config["item_augmentation"])
+        self.item_softmax = float(config["item_softmax"])
         self.prompts, of_tasks = history_prompts(config), task_prompts(config)
         everything = (self.prompts, *of_tasks.values())
         self.question = getattr(self.prompts, config["eval_prompts"])[0]
@@ -82,6 +83,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
             if problem:
                 self.logger.warning(problem)
         trained = sorted(set(histories.items.tolist()))
+        self.register_buffer("trained_items", torch.tensor(trained, device=self.device), persistent=False)
         columns = list(dict.fromkeys(column for prompts in everything for column in prompts.columns))
         known = answers_of(dataset, columns, with_first=True)
         words = [words for prompts in everything for words in prompts.words]
@@ -355,11 +357,33 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         before, at_cluster, wanted = states(users, items, lengths, targets, template)
         # The state before the item helps to tell which of the cluster's items it is: without it a small backbone
         # must first learn to look one token back from the cluster token before the last item counts at all.
-        nll = self.tree.nll(self._cluster_logits(before), at_cluster + before, self._leaves(), wanted)
+        logits, leaves = self._cluster_logits(before), self._leaves()
+        loss = self.tree.nll(logits, at_cluster + before, leaves, wanted).mean()
+        if self.item_softmax:
+            loss = loss + self.item_softmax * self._item_nll(logits, before, leaves, wanted).mean()
         others = [task.loss(self, self.task_rows, users.device) for task in self.tasks.values()]
         if self.direct is not None:
             others.append(self._direct_loss(users, targets))
-        return nll.mean() + self.task_weight * sum(others)
+        return loss + self.task_weight * sum(others)
+
+    def _item_nll(self, cluster_logits: Tensor, before: Tensor, leaves: Tensor, wanted: Tensor) -> Tensor:
+        """Negative log-likelihood of items in one softmax over all of them, by what is known before the cluster token.
+
+        In the tree an item is told from those of its own cluster alone. Here it is from all others as well, as in
+        SASRec, and the state before it learns to name items and not only clusters.
+
+        Args:
+            cluster_logits: (N, K)
+            before: States before the items. (N, d)
+            leaves: Output vector of every item. (n_items, d)
+            wanted: Item ids. (N,)
+
+        Returns:
+            (N,)
+        """
+        items = self.trained_items
+        logits = before @ leaves[items].T + cluster_logits[:, self.oov_item_cluster[items]]
+        return F.cross_entropy(logits, torch.searchsorted(items, wanted), reduction="none")
 
     def _direct_loss(self, users: Tensor, targets: Tensor) -> Tensor:
         """The same targets, asked for without a history: all of a user's are siblings behind one prompt."""

@@ -97,6 +97,17 @@ def test_rows_have_length_one_and_genres_are_apart(tmp_path: Path) -> None:
     assert within > 0.5 > 0.1 > across, "an OOV item about space is near the IV items about space"
 
 
+def test_whitened_text_is_fitted_on_iv_items_and_kept_apart_from_what_is_not_whitened(tmp_path: Path) -> None:
+    plain = content_of(tmp_path, content={"dim": 4})
+    white = content_of(tmp_path, content={"dim": 4, "whiten": True})
+    rows = np.stack(list(white.values()))
+    assert rows.shape == (N_ITEMS, 4)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+    assert not np.allclose(rows, np.stack(list(plain.values())))
+    again = content_of(tmp_path, content={"dim": 4})
+    assert all(np.array_equal(again[item], plain[item]) for item in plain)
+
+
 def test_with_all_directions_it_is_the_cosine_of_tfidf(tmp_path: Path) -> None:
     rows = content_of(tmp_path, content={"dim": 1000, "min_df": 1})
     texts = titles()

@@ -13,6 +13,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_oov.data.content import item_content
 from recbole_oov.data.content_file import read_vectors
+from recbole_oov.data.content_text import whitened
 from recbole_oov.errors import DataError
 
 ITEMS = ["a", "b", "c", "d"]
@@ -104,6 +105,36 @@ def test_a_smaller_dim_is_fitted_on_iv_items(tmp_path: Path) -> None:
     again = read(text_file(tmp_path / "w", vectors=oov_changed), dim=2)
     assert np.array_equal(again[1:3], content[1:3])
     assert not np.array_equal(again[3:], content[3:])
+
+
+def test_whitened_directions_are_equally_large_among_iv_items_and_fitted_on_them_alone() -> None:
+    random = np.random.default_rng(0)
+    scales = np.array([100.0, 10.0, 1.0, 0.1])
+    vectors = 50 + random.normal(size=(400, 4)) * scales
+    iv = np.arange(400) < 300
+    names = [f"{item:03d}" for item in range(400)]
+    white = whitened(vectors, iv, names, None)
+    np.testing.assert_allclose(np.linalg.norm(white, axis=1), 1)
+    # What the Mahalanobis distance of IV items says: cosines of centred vectors under their inverse covariance.
+    centred, inverse = vectors - vectors[iv].mean(axis=0), np.linalg.inv(np.cov(vectors[iv].T))
+    products = centred @ inverse @ centred.T
+    norms = np.sqrt(np.diag(products))
+    np.testing.assert_allclose(white @ white.T, products / np.outer(norms, norms), atol=1e-8)
+    assert whitened(vectors, iv, names, 2).shape == (400, 2)
+    # A direction in which IV items do not differ is left out.
+    flat = np.column_stack([vectors, np.where(iv, 3.0, random.normal(size=400))])
+    np.testing.assert_allclose(whitened(flat, iv, names, None) @ white.T, white @ white.T, atol=1e-6)
+    changed = np.where(iv[:, None], vectors, vectors * 7)
+    assert np.array_equal(whitened(changed, iv, names, None)[iv], white[iv])
+
+
+def test_whitened_content_of_a_file(tmp_path: Path) -> None:
+    path = text_file(tmp_path / "v", ITEMS, VECTORS)
+    content = read(path, whiten=True)
+    # Two IV items differ in one direction alone, in which each is as far from their mean as the other.
+    assert content.shape == (5, 1)
+    np.testing.assert_allclose(np.abs(content[1:3]), np.ones((2, 1)), rtol=1e-5)
+    assert content[1] == -content[2]
 
 
 BAD_TEXT = {

@@ -73,6 +73,27 @@ def test_the_loss_is_the_score_of_the_target(circles: Any, options: dict[str, An
     torch.testing.assert_close(model.calculate_loss(rows), -model.predict(rows).mean(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rank_tokens", ["shared", "own"])
+def test_the_item_softmax_is_over_all_trained_items_from_the_state_before(circles: Any, rank_tokens: str) -> None:
+    plain, model = (build(circles, rank_tokens=rank_tokens, item_softmax=weight) for weight in (0, 0.5))
+    rows = circles.loaders[0]._dataset.inter_feat[:40]
+    trained = sorted(set(model.histories.items.tolist()))
+    with torch.no_grad():
+        cluster_logits, _ = model._branches(rows)
+        items, lengths, wanted = rows["item_id_list"], rows["item_length"], rows["item_id"]
+        targets = torch.zeros_like(items)
+        targets[torch.arange(40), lengths - 1] = wanted
+        before, _, found = model._read(
+            rows["user_id"], F.pad(items, (0, 1)), lengths, targets, model.question
+        )
+        assert torch.equal(found, wanted)
+        logits = before.double() @ model._leaves().double().T + cluster_logits.double()[:, model.oov_item_cluster]
+        expected = (logits[:, trained].logsumexp(1) - logits[torch.arange(40), wanted]).mean()
+        more = model.calculate_loss(rows) - plain.calculate_loss(rows)
+    torch.testing.assert_close(more.double(), 0.5 * expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(model.full_sort_predict(rows), plain.full_sort_predict(rows))
+
+
 def test_item_text_follows_the_item_and_changes_the_scores(circles: Any) -> None:
     model = build(circles, prompts="sequential-text", item_text_tokens=4)
     rows = circles.loaders[1]._dataset.inter_feat[:3]
@@ -123,14 +144,15 @@ def train(circles: Any, data: Any, **options: Any) -> Any:
     return model, trainer.evaluate(loaders[2], load_best_model=False)
 
 
-@pytest.mark.parametrize("rank_tokens", ["shared", "own"])
+@pytest.mark.parametrize(("rank_tokens", "item_softmax"), [("shared", 0.0), ("own", 0.0), ("shared", 1.0)])
 def test_it_learns_what_decides_the_next_item(
-    circles: Any, rank_tokens: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    circles: Any, rank_tokens: str, item_softmax: float, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = {"epochs": 20, "stopping_step": 20, "eval_step": 5, "train_batch_size": 64, "learning_rate": 0.01}
     metrics = {"topk": [1], "metrics": ["Recall", "NDCG"], "valid_metric": "NDCG@1"}
-    _, result = train(circles, circles.loaders, rank_tokens=rank_tokens, **options, **metrics)
+    options |= {"rank_tokens": rank_tokens, "item_softmax": item_softmax}
+    _, result = train(circles, circles.loaders, **options, **metrics)
     # One of 24 by chance, one of 12 by the user's circle; .80 to 1.0 over eight seeds, whatever the versions.
     assert result["recall@1"] > 0.7
 
@@ -259,6 +281,8 @@ def test_a_prompt_of_nothing_but_the_user_needs_the_user(circles: Any, tmp_path:
         ({"item_vectors": "both", "oov_items": "spread"}, "oov_items: spread maps content to walks"),
         ({"oov_tokens": "semantic", "clustering": "separate"}, "oov_tokens: semantic .* give joint"),
         ({"oov_tokens": "semantic", "item_vectors": "both"}, "item_vectors: oov_tokens: semantic walks nowhere"),
+        ({"item_softmax": -1}, "item_softmax: -1 is not allowed; give a number"),
+        ({"item_softmax": True}, "item_softmax: True is not allowed"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(circles: Any, options: dict[str, Any], message: str) -> None:
