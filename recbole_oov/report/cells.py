@@ -41,11 +41,11 @@ class Cell:
     @property
     def key(self) -> str:
         """Identifies the cell by what decides its result."""
-        decides: list[Any] = [self.name, self.model, self.dataset, self.options]
+        # Where the data lies decides nothing.
+        options = {key: value for key, value in self.options.items() if key != "data_path"}
+        decides: list[Any] = [self.name, self.model, self.dataset, options]
         if self.measure != "ranks":
-            # Where the data lies decides nothing.
-            options = {key: value for key, value in self.options.items() if key != "data_path"}
-            decides = [*decides[:3], options, self.measure, self.part]
+            decides += [self.measure, self.part]
         return digest(decides)
 
     @property

@@ -33,7 +33,7 @@ from recbole_oov.config.keys import yaml_keys
 from recbole_oov.evaluation.ranks import target_ranks
 from recbole_oov.report.cells import Cell, carved
 from recbole_oov.report.share import with_shared_base
-from recbole_oov.report.user_values import users_of_row
+from recbole_oov.report.user_values import pack_ranks, users_of_row
 
 __all__ = ["finished_row", "row_of", "run_cell"]
 
@@ -254,8 +254,7 @@ def _ranks(experiment: Any, cell: Cell) -> dict[str, Any]:
     targets = "\n".join(experiment.dataset.id2token(model.ITEM_ID, items)[order])
     return {
         "targets": hashlib.sha256(targets.encode()).hexdigest(),
-        "ranks": unmasked[order].tolist(),
-        "ranks_masked": masked[order].tolist(),
+        "ranks": pack_ranks(unmasked[order], masked[order]),
     }
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
 
 from recbole_oov.evaluation.ranks import metrics_of_ranks
+from recbole_oov.report.user_values import ranks_of_row
 
 __all__ = ["Progress", "outcome", "screen"]
 
@@ -115,5 +115,6 @@ def outcome(row: Mapping[str, Any], k: int) -> str:
     cost = f"{row['epochs']} epochs, {row['seconds']} s"
     if "test_result" in row:
         return f"{', '.join(f'{name} {value:.4f}' for name, value in row['test_result'].items())}; {cost}"
-    ndcg = [metrics_of_ranks(np.array(row[field]), k)[f"ndcg@{k}"].mean() for field in ("ranks", "ranks_masked")]
+    ranks = [ranks_of_row(row, masked=masked) for masked in (False, True)]
+    ndcg = [metrics_of_ranks(of_users, k)[f"ndcg@{k}"].mean() for of_users in ranks]
     return f"NDCG@{k} {ndcg[0]:.4f} unmasked, {ndcg[1]:.4f} masked; {cost}"

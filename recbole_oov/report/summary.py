@@ -15,7 +15,7 @@ from recbole_oov.errors import ConfigError
 from recbole_oov.evaluation.groups import ALL_USERS, OOV, OVERALL, group_of, prefixed
 from recbole_oov.evaluation.ranks import metrics_of_ranks
 from recbole_oov.report.statistics import Comparison, bootstrap_intervals, compare, corrected, smaller_is_better
-from recbole_oov.report.user_values import metrics_of_row, values_of_row
+from recbole_oov.report.user_values import metrics_of_row, ranks_of_row, values_of_row
 
 Rows = list[dict[str, Any]]
 Column = tuple[str, str]
@@ -271,9 +271,10 @@ def _values_of_ranks(lines: Iterable[Line], k: int) -> list[Values]:
     values: list[Values] = []
     for line in lines:
         of_line: Values = {}
-        for view, name in (("unmasked", "ranks"), ("masked", "ranks_masked")):
+        for view in ("unmasked", "masked"):
             if line.rows:
-                metrics = metrics_of_ranks(np.array([row[name] for row in line.rows]), k)
+                ranks = np.array([ranks_of_row(row, masked=view == "masked") for row in line.rows])
+                metrics = metrics_of_ranks(ranks, k)
                 of_line |= {(view, metric): of_users for metric, of_users in metrics.items()}
         values.append(of_line)
     return values

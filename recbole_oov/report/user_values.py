@@ -56,6 +56,36 @@ def unpack_hits(text: str) -> tuple[np.ndarray, np.ndarray]:
     return bits.reshape(k, n).T.astype(bool), n_positives
 
 
+def pack_ranks(unmasked: np.ndarray, masked: np.ndarray) -> str:
+    """Ranks with the history in the ranking and without it, compressed, in base 64. (U,), (U,)
+
+    Kept are the first and how far the second is ahead, which is few places, byte by byte of all users.
+    """
+    both = np.stack([unmasked, unmasked - masked]).astype("<i4")
+    planes = both.view(np.uint8).reshape(2, -1, 4).transpose(0, 2, 1)
+    packed = lzma.compress(_SIZES.pack(*both.shape) + planes.tobytes(), format=lzma.FORMAT_RAW, filters=_FILTERS)
+    return base64.b64encode(packed).decode("ascii")
+
+
+def ranks_of_row(row: Mapping[str, Any], *, masked: bool) -> np.ndarray:
+    """The rank of every user's item in a row, with the history in the ranking or without it. (U,)
+
+    Raises:
+        DataError: The row is damaged.
+    """
+    if not isinstance(row["ranks"], str):  # as rows were at first
+        return np.array(row["ranks_masked" if masked else "ranks"])
+    try:
+        raw = lzma.decompress(base64.b64decode(row["ranks"]), format=lzma.FORMAT_RAW, filters=_FILTERS)
+        n = _SIZES.unpack_from(raw)[1]
+        planes = np.frombuffer(raw, np.uint8, offset=_SIZES.size).reshape(2, 4, n)
+    except (ValueError, TypeError, struct.error, lzma.LZMAError) as error:
+        raise _damaged(error) from error
+    unmasked, ahead = np.ascontiguousarray(planes.transpose(0, 2, 1)).view("<i4")[..., 0].astype(np.int64)
+    ranks: np.ndarray = unmasked - ahead if masked else unmasked
+    return ranks
+
+
 def users_of_row(evaluation: Evaluation, orders: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What a row keeps of an evaluation: ``hits`` where all metrics of users follow from hits, else ``users``.
 

@@ -83,9 +83,7 @@ def test_the_item_softmax_is_over_all_trained_items_from_the_state_before(circle
         items, lengths, wanted = rows["item_id_list"], rows["item_length"], rows["item_id"]
         targets = torch.zeros_like(items)
         targets[torch.arange(40), lengths - 1] = wanted
-        before, _, found = model._read(
-            rows["user_id"], F.pad(items, (0, 1)), lengths, targets, model.question
-        )
+        before, _, found = model._read(rows["user_id"], F.pad(items, (0, 1)), lengths, targets, model.question)
         assert torch.equal(found, wanted)
         logits = before.double() @ model._leaves().double().T + cluster_logits.double()[:, model.oov_item_cluster]
         expected = (logits[:, trained].logsumexp(1) - logits[torch.arange(40), wanted]).mean()
