@@ -77,7 +77,8 @@ def item_content(config: Any, dataset: Any) -> Tensor:
 
     Returns:
         (n_items, dim) float32 on the CPU, by internal item id; the padding item's row is zero. Made from text, the
-        other rows have length 1; out of a file they are as written, unless ``dim`` is smaller than the file's vectors.
+        other rows have length 1; out of a file they are as written, unless ``dim`` is smaller than the file's vectors,
+        or ``whiten`` gives them length 1. Whitened, the mean of the items is zero, and what is unknown has it.
 
     Raises:
         ConfigError: No text field is there, or the encoder cannot be loaded.
@@ -117,7 +118,7 @@ def new_item_content(config: Any, dataset: Any, given: Sequence[str] | np.ndarra
     iv[0] = False
     if settings.source == "file":
         return _from_file(settings, dataset, iv, np.asarray(given, dtype=np.float32))[dataset.item_num :]
-    if settings.encoder != TFIDF and settings.dim is None and all(given):
+    if settings.encoder != TFIDF and settings.dim is None and not settings.whiten and all(given):
         # Nothing was fitted: the others need not be encoded again.
         vectors = sentences.sentence_vectors(
             list(given),
@@ -199,7 +200,7 @@ def _encode(config: Any, settings: ContentSettings, texts: Sequence[str], iv: np
             (unknown & ~iv).sum(),
             "zero vector" if settings.missing == "zero" else "mean of the IV items",
         )
-    if settings.missing != "zero":
+    if settings.missing != "zero" and not settings.whiten:  # whitened, the mean is zero
         _fill_with_mean(vectors, known, iv, length_one=True)
     return _as_tensor(vectors)
 
@@ -240,7 +241,7 @@ def _from_file(settings: ContentSettings, dataset: Any, iv: np.ndarray, new: np.
         vectors = words.whitened(vectors, iv & there, tokens, settings.dim) * there[:, None]
     elif settings.dim is not None:
         vectors = words.reduced(vectors, iv & known, tokens, settings.dim)
-    if settings.missing == "mean":
+    if settings.missing == "mean" and not settings.whiten:
         _fill_with_mean(vectors, known, iv, length_one=False)
     return _as_tensor(vectors)
 

@@ -11,7 +11,7 @@ from recbole.utils import FeatureType
 from scipy.sparse import csr_matrix
 
 from recbole_oov.data.text import text_fields
-from recbole_oov.errors import ConfigError
+from recbole_oov.errors import ConfigError, DataError
 
 WRITTEN_BY_USERS = frozenset(["tag", "tags", "review", "reviews", "comment", "comments"])
 """Fields left out unless asked for: the users whose behaviour is predicted wrote them, with the item before them."""
@@ -113,14 +113,27 @@ def whitened(vectors: np.ndarray, iv: np.ndarray, names: Sequence[str], dim: int
         iv: Which items to fit on. (n_items,) bool
         names: Something to order the items by that does not depend on their ids. (n_items,)
         dim: How many components to keep; None for all.
+
+    Raises:
+        DataError: All IV items have the same vector, or there is but one.
     """
     from sklearn.decomposition import PCA
 
     order = sorted(np.flatnonzero(iv).tolist(), key=lambda item: names[item])
+    fitted_on = vectors[order]
+    if len(order) < 2 or not np.ptp(fitted_on, axis=0).any():
+        raise DataError(
+            f"content: whiten: True needs items that differ, and the {len(order)} IV items with content do not; give "
+            f"whiten: False"
+        )
     possible = min(len(order) - 1, vectors.shape[1])
-    pca = PCA(min(dim or possible, possible), svd_solver="full").fit(vectors[order])
+    pca = PCA(min(dim or possible, possible), svd_solver="full").fit(fitted_on)
     # A direction in which no two items differ is none, and rounding must not be blown up to one.
     real = pca.explained_variance_ > 1e-9 * pca.explained_variance_[0]
+    if dim is not None and real.sum() < dim:
+        getLogger(__name__).warning(
+            "content: %d dimensions instead of %d, in no more do the %d IV items differ", real.sum(), dim, len(order)
+        )
     return normalised(pca.transform(vectors)[:, real] / np.sqrt(pca.explained_variance_[real]))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from recbole_oov.config import OOVConfig
 from recbole_oov.errors import ConfigError, RecBoleOOVError
-from recbole_oov.report.cells import Cell, as_given
+from recbole_oov.report.cells import Cell, as_given, check_apart
 from recbole_oov.report.jobs import Task, run_tasks
 from recbole_oov.report.measure import run_cell
 from recbole_oov.report.progress import Progress, screen
@@ -74,7 +74,9 @@ def cells_of(spec: Mapping[str, Any]) -> list[Cell]:
 
     One seed of every model comes before the next seed, so that an unfinished sweep is a fair one.
     """
-    return apply_tuning(spec, list(as_given(spec)))
+    cells = apply_tuning(spec, list(as_given(spec)))
+    check_apart(cells)
+    return cells
 
 
 def _check_options(spec: Mapping[str, Any]) -> None:

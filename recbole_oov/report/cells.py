@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from recbole_oov.errors import ConfigError
 from recbole_oov.report.carve import carve_validation
 from recbole_oov.report.spec import parts_of
 
-__all__ = ["Cell", "as_given", "carved", "digest"]
+__all__ = ["Cell", "as_given", "carved", "check_apart", "digest"]
 
 
 def digest(value: Any) -> str:
@@ -52,6 +53,23 @@ class Cell:
     def label(self) -> str:
         """Part and name."""
         return f"{self.part}: {self.name}" if self.part else self.name
+
+
+def check_apart(cells: Iterable[Cell]) -> None:
+    """Refuse two cells of one key whose data lie in two folders.
+
+    Raises:
+        ConfigError: There are such.
+    """
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        other = first.setdefault(cell.key, cell)
+        folders = [one.options.get("data_path") for one in (other, cell)]
+        if folders[0] != folders[1]:
+            raise ConfigError(
+                f"benchmark: {other.label} and {cell.label} are one cell but for data_path ({folders[0]}, "
+                f"{folders[1]}), which does not tell results apart; rename the rows"
+            )
 
 
 def as_given(spec: Mapping[str, Any]) -> Iterator[Cell]:

@@ -40,7 +40,7 @@ def report(target: str, overrides: Mapping[str, Any]) -> Path:
         if unknown:
             raise ConfigError(f"report: {unknown[0]} is no option for a folder; there are {', '.join(_OF_FOLDER)}")
         output, rows = Path(target), _rows(Path(target))
-        measure = "users" if any("users" in row for row in rows) else "ranks"
+        measure = "users" if any("users" in row or "hits" in row for row in rows) else "ranks"
         spec: dict[str, Any] = {"measure": measure, "k": 10, **overrides}
         cells = _cells(rows, measure)
     else:

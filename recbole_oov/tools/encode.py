@@ -113,7 +113,7 @@ def _about(config: Any, settings: Mapping[str, Any], train: Any, vectors: np.nda
     """How the vectors were made, and for which split they are free of what is held out."""
     n_oov = int(oov_mask(train).sum())
     n_iv = len(vectors) - n_oov
-    if settings.get("encoder", TFIDF) != TFIDF and not settings.get("dim"):
+    if settings.get("encoder", TFIDF) != TFIDF and not settings.get("dim") and not settings.get("whiten"):
         fitted = "Nothing was fitted on the data: the file serves every split."
     else:
         options = oov_options(config)

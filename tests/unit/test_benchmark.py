@@ -84,6 +84,19 @@ def test_a_killed_sweep_runs_only_what_is_missing(
     assert (output / "table.md").read_text(encoding="utf-8").split("| epochs")[0] == table.split("| epochs")[0]
 
 
+def test_where_the_data_lie_decides_no_cell_and_two_folders_of_one_name_are_refused(
+    tmp_path: Path, circles: Any
+) -> None:
+    spec = read_spec(spec_file(tmp_path, circles), {})
+    common = {**spec["common"], "data_path": "elsewhere"}
+    assert [cell.key for cell in cells_of(spec)] == [cell.key for cell in cells_of({**spec, "common": common})]
+    part = spec["parts"]["circles"] if spec.get("parts") else {"dataset": "circles"}
+    parts = {"here": {**part, "common": {"data_path": "here"}}, "there": {**part, "common": {"data_path": "there"}}}
+    with pytest.raises(ConfigError, match=r"here: Pop and there: Pop are one cell but for data_path \(here, there\)"):
+        cells_of({**spec, "parts": parts})
+    assert len(cells_of({**spec, "parts": {**parts, "there": parts["here"]}})) == 2 * len(cells_of(spec))
+
+
 def test_a_failed_cell_is_a_row_that_says_why_and_is_tried_again(
     tmp_path: Path, circles: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

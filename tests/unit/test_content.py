@@ -17,7 +17,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recbole_oov.config import OOVConfig
 from recbole_oov.data import content_sentences, content_text
-from recbole_oov.data.content import ContentSettings, item_content
+from recbole_oov.data.content import ContentSettings, item_content, new_item_content
 from recbole_oov.errors import ConfigError, DataError
 
 WORDS = {"space": ["rocket", "orbit", "planet", "comet"], "farm": ["tractor", "meadow", "harvest", "barn"]}
@@ -97,9 +97,13 @@ def test_rows_have_length_one_and_genres_are_apart(tmp_path: Path) -> None:
     assert within > 0.5 > 0.1 > across, "an OOV item about space is near the IV items about space"
 
 
-def test_whitened_text_is_fitted_on_iv_items_and_kept_apart_from_what_is_not_whitened(tmp_path: Path) -> None:
+def test_whitened_text_has_length_one_and_is_kept_apart_from_what_is_not_whitened(tmp_path: Path) -> None:
     plain = content_of(tmp_path, content={"dim": 4})
     white = content_of(tmp_path, content={"dim": 4, "whiten": True})
+    assert all(
+        np.array_equal(row, white[item])
+        for item, row in content_of(tmp_path, content={"dim": 4, "whiten": True}).items()
+    )
     rows = np.stack(list(white.values()))
     assert rows.shape == (N_ITEMS, 4)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
@@ -293,14 +297,31 @@ def test_a_sentence_encoder_in_a_folder(tmp_path: Path, encoder: Path) -> None:
     np.testing.assert_allclose(np.stack([rows[item] for item in texts]), expected, atol=1e-5)
 
 
-def test_oov_texts_move_no_iv_row_of_an_encoder_and_of_its_svd(tmp_path: Path, encoder: Path) -> None:
-    options = {"content": {"encoder": str(encoder), "dim": 6}}
+@pytest.mark.parametrize("whiten", [False, True])
+def test_oov_texts_move_no_iv_row_of_an_encoder_and_of_its_svd(tmp_path: Path, encoder: Path, whiten: bool) -> None:
+    options = {"content": {"encoder": str(encoder), "dim": 6, "whiten": whiten}}
     before = content_of(tmp_path / "a", **options)
     changed = {item: "a much longer text than before " * 2 if item in OOV else t for item, t in titles().items()}
     after = content_of(tmp_path / "b", changed, **options)
     assert len(before["i0"]) == 6
     for item in before:
         assert np.array_equal(before[item], after[item]) == (item not in OOV), item
+
+
+@pytest.mark.parametrize("settings", [{}, {"whiten": True}, {"whiten": True, "dim": 6}])
+def test_the_text_of_an_item_that_is_there_gives_a_new_item_its_vector(
+    tmp_path: Path, encoder: Path, settings: dict[str, Any]
+) -> None:
+    config, dataset = load(tmp_path, content={"encoder": str(encoder), **settings})
+    new = new_item_content(config, dataset, [titles()["i3"]])
+    np.testing.assert_allclose(new[0], by_token(item_content(config, dataset), dataset)["i3"], atol=1e-5)
+
+
+def test_whitened_the_mean_is_zero_and_so_is_what_is_unknown(tmp_path: Path) -> None:
+    texts = {item: "unheard" if item == "i9" else text for item, text in titles().items()}
+    rows = content_of(tmp_path, texts, content={"whiten": True})
+    assert not rows["i9"].any()
+    np.testing.assert_allclose(np.linalg.norm(rows["i8"]), 1, rtol=1e-5)
 
 
 def test_minilm_is_the_package_s_folder(tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,20 @@ def test_whitened_content_of_a_file(tmp_path: Path) -> None:
     assert content[1] == -content[2]
 
 
+def test_what_cannot_be_whitened_is_refused_and_fewer_dimensions_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    same = np.repeat(VECTORS[:1], 4, axis=0)
+    with pytest.raises(DataError, match="whiten: True needs items that differ"):
+        read(text_file(tmp_path / "v", vectors=same), whiten=True)
+    with pytest.raises(DataError, match="the 1 IV items with content do not"):
+        read(text_file(tmp_path / "w", vectors=VECTORS * [[1], [0], [1], [1]]), whiten=True)
+    assert read(text_file(tmp_path / "x"), whiten=True, dim=2).shape == (5, 1)
+    assert "1 dimensions instead of 2" in caplog.text
+    missing = read(text_file(tmp_path / "y", ["a", "b", "c"], VECTORS[:3]), whiten=True, missing="mean")
+    assert not missing[4].any() and missing[3].any()
+
+
 BAD_TEXT = {
     "nan": (lines("a\t1 2", "b\t1 nan"), r"line 3: the vector of item b holds nan \(number 2\)"),
     "inf": (lines("a\t1 2", "b\tinf 2"), r"line 3: the vector of item b holds inf \(number 1\)"),

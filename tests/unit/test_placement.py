@@ -215,6 +215,19 @@ def model_items(split: Split) -> list[int]:
     return [int(item) for item in split.model.placement.learned]
 
 
+@pytest.mark.parametrize("oov_items", ["reserved", "placed", "spread"])
+def test_the_softmax_over_all_items_is_over_those_with_training_interactions(data_path: Path, oov_items: str) -> None:
+    split = Split(data_path, oov_items=oov_items, item_softmax=1.0, rank_tokens="own", tasks=[])
+    model, oov = split.model, split.oov
+    assert oov.any() and not oov[model.trained_items].any()
+    leaves = model._leaves().detach().requires_grad_()
+    rows = split.loaders[0]._dataset.inter_feat[:30]
+    logits, before = torch.randn(30, model.n_clusters), torch.randn(30, leaves.shape[1])
+    model._item_nll(logits, before, leaves, rows["item_id"]).sum().backward()
+    moved = leaves.grad.abs().sum(dim=1) > 0
+    assert moved[model.trained_items].all() and not moved[oov].any() and not moved[0]
+
+
 @pytest.mark.parametrize("oov_items", ["placed", "spread"])
 def test_a_reload_scores_bit_for_bit_the_same(data_path: Path, oov_items: str) -> None:
     split = Split(data_path, oov_items=oov_items)

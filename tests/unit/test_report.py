@@ -31,7 +31,7 @@ from recbole_oov.report.scales import linear
 from recbole_oov.report.statistics import bootstrap_intervals, compare, smaller_is_better
 from recbole_oov.report.summary import Table, summarise
 from recbole_oov.report.tables import write_tables
-from recbole_oov.report.user_values import pack
+from recbole_oov.report.user_values import pack, pack_hits
 
 SPEC: dict[str, Any] = {"measure": "users", "k": 10, "reference": "middle"}
 HOSTILE = "<script>alert(1)</script>|&\"'_{$%\\"
@@ -271,6 +271,18 @@ def test_a_browser_sorts_the_tables_and_runs_no_other_script(tmp_path: Path) -> 
     picture = tmp_path / "page.png"
     browse(tmp_path, path.as_uri(), f"--screenshot={picture}", "--window-size=390,1400")
     assert picture.stat().st_size > 10_000
+
+
+def test_a_folder_of_rows_that_keep_hits_is_reported(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for own in rows():
+        hits = {"metrics": ["recall@3"], "overall": pack_hits(random.random((40, 3)) < 0.4, np.full(40, 3))}
+        append_row(
+            tmp_path / "results.jsonl", {key: value for key, value in own.items() if key != "users"} | {"hits": hits}
+        )
+    assert cli.main(["report", str(tmp_path), "--reference=low"]) == 0
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "Recall@3" in text and re.search(r"\| high \| 2 \| 0\.[34]", text)
 
 
 def test_the_report_command_needs_only_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
