@@ -401,7 +401,8 @@ def test_every_cell_of_a_shipped_benchmark_has_a_configuration_that_works(
     from recbole_oov.config import OOVConfig, oov_config
 
     monkeypatch.setattr(oov_config, "dataset_problems", lambda *args: [])  # only ml-100k is at hand everywhere
-    monkeypatch.setattr("recbole_oov.lm.options.check_backbone", lambda name: None)  # nor are pretrained weights
+    monkeypatch.setattr("recbole_oov.lm.options.check_backbone", lambda name: None)  # nor are pretrained weights,
+    monkeypatch.setattr("recbole_oov.config.content.encoder_problem", lambda name: None)  # nor an encoder
     spec = read_spec(str(path), {})
     assert f"benchmark properties/benchmark/{path.name}" in path.read_text(encoding="utf-8").split("models:")[0]
     cells = list(cells_of(spec))
