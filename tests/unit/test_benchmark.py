@@ -90,7 +90,7 @@ def test_where_the_data_lie_decides_no_cell_and_two_folders_of_one_name_are_refu
     spec = read_spec(spec_file(tmp_path, circles), {})
     common = {**spec["common"], "data_path": "elsewhere"}
     assert [cell.key for cell in cells_of(spec)] == [cell.key for cell in cells_of({**spec, "common": common})]
-    part = spec["parts"]["circles"] if spec.get("parts") else {"dataset": "circles"}
+    part = {"dataset": "circles"}
     parts = {"here": {**part, "common": {"data_path": "here"}}, "there": {**part, "common": {"data_path": "there"}}}
     with pytest.raises(ConfigError, match=r"here: Pop and there: Pop are one cell but for data_path \(here, there\)"):
         cells_of({**spec, "parts": parts})
