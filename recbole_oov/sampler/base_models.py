@@ -126,9 +126,23 @@ class VectorModel(BaseModel):
         """(…) -> (…, L, d), with a graph."""
         raise NotImplementedError
 
+    def layers_of(self, items: Tensor) -> Tensor:
+        """Layer l of the l-th of L items, with a graph. (…, L) -> (…, L, d)"""
+        if self.n_layers == 1:
+            return self.item_layers(items.squeeze(-1))
+        return torch.stack([self.item_layers(items[..., at])[..., at, :] for at in range(self.n_layers)], dim=-2)
+
+    def layer_scores(self, users: Tensor, items: Tensor) -> Tensor:
+        """U . e_j at every layer, without a graph, of a model with several. (B,), (B, P) -> (B, P, L)"""
+        raise NotImplementedError
+
     def merge(self, layers: Tensor) -> Tensor:
-        """(…, L, d) -> (…, d')"""
+        """The layers as one vector, linear in them. (…, L, d) -> (…, d')"""
         return layers.squeeze(-2)
+
+    def item_vectors(self, items: Tensor) -> Tensor:
+        """(…) -> (…, d'), with a graph."""
+        return self.merge(self.item_layers(items))
 
     def user_layers(self, user: Tensor) -> Tensor:
         """The user's vectors as layers are compared with them: (B, d') -> (B, 1 or L, d)."""
@@ -157,7 +171,7 @@ class VectorModel(BaseModel):
         users, positives = interaction[self.model.USER_ID], interaction[self.model.ITEM_ID]
         self.work.learned += len(users) * (1 + len(shares))
         user = self.loss_user_vectors(users)
-        positive = self.merge(self.item_layers(positives))
+        positive = self.item_vectors(positives)
         loss = self.ranking_loss(self.score(user, positive), self.score(user, negative), interaction)
         return loss + self.regularisation(users, positives, shares)
 
@@ -167,7 +181,7 @@ class VectorModel(BaseModel):
 
     def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         user = self.user_vectors(users)
-        return self.score(user[:, None], self.merge(self.item_layers(items)))
+        return self.score(user[:, None], self.item_vectors(items))
 
 
 class BPRModel(VectorModel):
@@ -200,6 +214,9 @@ class GraphModel(VectorModel):
     def item_layers(self, items: Tensor) -> Tensor:
         return F.embedding(items, self.items).unsqueeze(-2)
 
+    def item_vectors(self, items: Tensor) -> Tensor:
+        return F.embedding(items, self.items)
+
     def ranking_loss(self, positive: Tensor, negative: Tensor, interaction: Interaction | None = None) -> Tensor:
         loss: Tensor = self.model.mf_loss(positive, negative)
         return loss
@@ -223,25 +240,41 @@ class LightGCNModel(GraphModel):
     def begin_step(self) -> None:
         model = self.model
         model.restore_user_e = model.restore_item_e = None
+        if not model.n_layers:  # matrix factorisation
+            self.users, self.items = model.user_embedding.weight, model.item_embedding.weight
+            self.layers = [self.items]
+            return
         layers = [model.get_ego_embeddings()]
         for _ in range(model.n_layers):
             layers.append(self.adjacency @ layers[-1])
         self.layers = [layer[model.n_users :] for layer in layers]  # the items', cut out once a step
-        # Summed one by one: bit for bit the mean of the stacked layers, without a copy of them all in each step.
-        mean = sum(layers[1:], layers[0]) / self.n_layers
+        # Summed one by one, in place: bit for bit the mean of the stacked layers, without a copy of them all.
+        mean = layers[0] + layers[1]
+        for layer in layers[2:]:
+            mean += layer
+        mean /= self.n_layers
         self.users, self.items = torch.split(mean, [model.n_users, model.n_items])
 
     def item_layers(self, items: Tensor) -> Tensor:
         return torch.stack([F.embedding(items, layer) for layer in self.layers], dim=-2)
+
+    def layers_of(self, items: Tensor) -> Tensor:
+        return torch.stack([F.embedding(items[..., at], layer) for at, layer in enumerate(self.layers)], dim=-2)
+
+    def layer_scores(self, users: Tensor, items: Tensor) -> Tensor:
+        user = self.user_vectors(users)
+        return torch.stack([_dot(user, layer, items) for layer in self.layers], dim=-1)
 
     def merge(self, layers: Tensor) -> Tensor:
         return layers.mean(dim=-2)
 
     def regularisation(self, users: Tensor, positives: Tensor, shares: Shares) -> Tensor | float:
         model, power = self.model, self.model.require_pow
-        reg = model.reg_loss(model.user_embedding(users), model.item_embedding(positives), require_pow=power)
-        for items, weight in shares:
-            reg = reg + weight * model.reg_loss(model.item_embedding(items), require_pow=power)
+        # Looked up at once: each look-up has a gradient as large as all items.
+        positive, *others = model.item_embedding(torch.stack([positives, *(items for items, _ in shares)])).unbind()
+        reg = model.reg_loss(model.user_embedding(users), positive, require_pow=power)
+        for vectors, (_, weight) in zip(others, shares, strict=True):
+            reg = reg + weight * model.reg_loss(vectors, require_pow=power)
         total: Tensor = model.reg_weight * reg
         return total
 
@@ -258,6 +291,15 @@ class NGCFModel(GraphModel):
         layers: Tensor = F.embedding(items, self.items).unflatten(-1, (self.n_layers, -1))
         return layers
 
+    def layers_of(self, items: Tensor) -> Tensor:
+        layers = self.items.unflatten(-1, (self.n_layers, -1)).unbind(1)
+        return torch.stack([F.embedding(items[..., at], layer) for at, layer in enumerate(layers)], dim=-2)
+
+    def layer_scores(self, users: Tensor, items: Tensor) -> Tensor:
+        layers = self.items.unflatten(-1, (self.n_layers, -1)).unbind(1)
+        user = self.user_layers(self.user_vectors(users)).unbind(1)
+        return torch.stack([_dot(u, layer, items) for u, layer in zip(user, layers, strict=True)], dim=-1)
+
     def merge(self, layers: Tensor) -> Tensor:
         return layers.flatten(-2)
 
@@ -267,9 +309,10 @@ class NGCFModel(GraphModel):
 
     def regularisation(self, users: Tensor, positives: Tensor, shares: Shares) -> Tensor | float:
         model = self.model
-        reg = model.reg_loss(self.user_vectors(users), F.embedding(positives, self.items))
-        for items, weight in shares:
-            reg = reg + weight * model.reg_loss(F.embedding(items, self.items))
+        positive, *others = self.item_vectors(torch.stack([positives, *(items for items, _ in shares)])).unbind()
+        reg = model.reg_loss(self.user_vectors(users), positive)
+        for vectors, (_, weight) in zip(others, shares, strict=True):
+            reg = reg + weight * model.reg_loss(vectors)
         total: Tensor = model.reg_weight * reg
         return total
 

@@ -81,9 +81,9 @@ def mixgcf(batch: PoolBatch) -> Choice:
 
     b is the same for all candidates of a user and layer, so the argmax over u . e~_j is that over u . e_j.
     """
-    _, _, positive = _vectors(batch)
-    index = _hardest(batch)
-    share = torch.rand(*positive.shape[:2], 1, generator=batch.generator, device=positive.device)
+    assert batch.layer_scores is not None
+    index = batch.layer_scores.argmax(dim=1)
+    share = torch.rand(*index.shape, 1, generator=batch.generator, device=index.device)
     return Choice(index, share)
 
 
@@ -92,10 +92,11 @@ def dins(batch: PoolBatch, alpha: float = 1.0) -> Choice:
     """Dimension independent mixup: h = argmax_j u . e_j at every layer, and in every dimension
     w = alpha exp(u * e_i) / (alpha exp(u * e_i) + exp(u * e_h)), e~ = w * e_i + (1 - w) * e_h (DINS, equation 8).
     """
-    user, pool, positive = _vectors(batch)
-    index = _hardest(batch)
-    hard = pool.gather(1, index[:, None, :, None].expand(-1, 1, -1, pool.shape[-1])).squeeze(1)
-    return Choice(index, torch.sigmoid(user * positive - user * hard + torch.tensor(alpha).log()))
+    assert batch.user is not None and batch.positive is not None
+    assert batch.layer_scores is not None and batch.pool is not None
+    index = batch.layer_scores.argmax(dim=1)
+    hard = batch.pool(index)
+    return Choice(index, torch.sigmoid(batch.user * batch.positive - batch.user * hard + torch.tensor(alpha).log()))
 
 
 @register_sampler("ahns", alpha=1.0, beta=0.1, power=-2.0, paper="Lai et al., AAAI 2024")
@@ -140,20 +141,3 @@ def _column(batch: PoolBatch, column: int) -> Tensor:
 
 def _draw(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
-
-
-def _vectors(batch: PoolBatch) -> tuple[Tensor, Tensor, Tensor]:
-    assert batch.user is not None and batch.pool is not None and batch.positive is not None
-    return batch.user, batch.pool, batch.positive
-
-
-def _hardest(batch: PoolBatch) -> Tensor:
-    """argmax_j u . e_j at every layer; by the model's own score where there is one layer. (B, L)"""
-    user, pool, _ = _vectors(batch)
-    if pool.shape[2] == 1:
-        return batch.scores.argmax(dim=1, keepdim=True)
-    if user.shape[1] == 1:
-        scores = torch.bmm(pool.flatten(1, 2), user.transpose(1, 2)).view(pool.shape[:3])
-    else:
-        scores = (user[:, None] * pool).sum(-1)
-    return scores.argmax(dim=1)

@@ -21,7 +21,9 @@ class PoolBatch:
         positive_scores: s_ui. (B,)
         user: The user's vectors; one layer where the model merges layers before scoring. (B, 1 or L, d)
         positive: The positive's vectors. (B, L, d)
-        pool: The candidates' vectors. (B, P, L, d). None, as the two above, where not asked for.
+        layer_scores: u . e_j of every candidate at every layer; s_uj where there is one layer. (B, P, L)
+        pool: The vectors of some candidates: column l of the argument names the candidate whose layer l is given,
+            (B, L) -> (B, L, d). None, as the three above, where not asked for.
         log_q: log of the probability each candidate was drawn with, up to a constant; None where uniform. (B, P)
         spread: Standard deviation of sigmoid(s_uj - s_ui) over recent epochs; for SRNS alone. (B, P)
         epoch: The epoch, from 0.
@@ -32,7 +34,8 @@ class PoolBatch:
     positive_scores: Tensor
     user: Tensor | None = None
     positive: Tensor | None = None
-    pool: Tensor | None = None
+    layer_scores: Tensor | None = None
+    pool: Callable[[Tensor], Tensor] | None = None
     log_q: Tensor | None = None
     spread: Tensor | None = None
     epoch: int = 0

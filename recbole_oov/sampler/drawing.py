@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -114,14 +114,16 @@ class Drawing:
             return PoolBatch(unscored, unscored.sum(1), epoch=self.epoch, generator=self.pools.generator)
         positives = interaction[base.model.ITEM_ID]
         scores = base.scores(users, torch.cat([positives[:, None], pool], dim=1))
-        of_vectors: dict[str, Tensor] = {}
+        of_vectors: dict[str, Any] = {}
         if self.sampler.mixes if vectors is None else vectors:
             assert isinstance(base, VectorModel)
+            # Counted once more than the scores whatever the number of layers, so that budgets compare across models.
             base.work.scored += pool.numel() + len(users)
             of_vectors = {
                 "user": base.user_layers(base.user_vectors(users)),
                 "positive": base.item_layers(positives),
-                "pool": base.item_layers(pool),
+                "layer_scores": scores[:, 1:, None] if base.n_layers == 1 else base.layer_scores(users, pool),
+                "pool": lambda columns: base.layers_of(pool.gather(1, columns)),
             }
         return PoolBatch(
             scores[:, 1:],
@@ -141,7 +143,7 @@ class Drawing:
         if choice.positive_share is None:
             return self.base.item_loss(interaction, pool.gather(1, choice.index[:, None]).squeeze(1))
         assert isinstance(self.base, VectorModel)
-        negative, shares = negative_vector(self.base, interaction, pool, choice)
+        negative, shares = negative_vector(self.base, interaction, [(pool, choice, 1.0)])
         return self.base.vector_loss(interaction, negative, shares)
 
     def state_dict(self) -> dict[str, Any]:
@@ -155,25 +157,38 @@ class Drawing:
 
 
 def negative_vector(
-    base: VectorModel, interaction: Interaction, pool: Tensor, choice: Choice
+    base: VectorModel, interaction: Interaction, chosen: Sequence[tuple[Tensor, Choice, float]]
 ) -> tuple[Tensor, list[tuple[Tensor, float]]]:
-    """The vector of a chosen negative, with a graph, and the items it is made of.
+    """The vector sum_k p_k e_k of chosen negatives, with a graph, and the items it is made of.
 
-    For index (B,) the item's own vector. For (B, L), layer l of w * positive + (1 - w) * candidate with the candidate
-    of that layer; the share of each layer's item in the regularisation is 1 / L.
+    For index (B,) e_k is the item's own vector. For (B, L), layer l is w * positive + (1 - w) * candidate with the
+    candidate of that layer; the share of each layer's item in the regularisation is p_k / L.
+
+    Args:
+        base: The base model.
+        interaction: Users and positives. (B,)
+        chosen: Pool, choice and weight p_k of each sampler.
 
     Returns:
-        (B, d'), and for each layer its items (B,) with their share.
+        (B, d'), and the items (B,) with their share, for each sampler one by one or layer by layer.
     """
-    if choice.positive_share is None:
-        items = pool.gather(1, choice.index[:, None]).squeeze(1)
-        return base.merge(base.item_layers(items)), [(items, 1.0)]
-    columns = choice.index if choice.index.dim() == 2 else choice.index[:, None]
-    chosen = pool.gather(1, columns)  # (B, L)
-    layers = torch.stack([base.item_layers(chosen[:, at])[:, at] for at in range(chosen.shape[1])], dim=1)
-    positive = base.item_layers(interaction[base.model.ITEM_ID])
-    mixed = choice.positive_share * positive + (1 - choice.positive_share) * layers
-    shares: list[tuple[Tensor, float]] = [(chosen[:, at], 1 / chosen.shape[1]) for at in range(chosen.shape[1])]
+    columns = [choice.index if choice.index.dim() == 2 else choice.index[:, None] for _, choice, _ in chosen]
+    items = [pool.gather(1, column) for (pool, _, _), column in zip(chosen, columns, strict=True)]  # (B, 1 or L)
+    # Looked up at once: each look-up has a gradient as large as all items.
+    vectors = base.layers_of(torch.stack([ids.expand(-1, base.n_layers) for ids in items], dim=1)).unbind(1)
+    mixes = any(choice.positive_share is not None for _, choice, _ in chosen)
+    positive = base.item_layers(interaction[base.model.ITEM_ID]) if mixes else None
+    mixed: Tensor | None = None
+    for layers, (_, choice, weight) in zip(vectors, chosen, strict=True):
+        if positive is not None and choice.positive_share is not None:
+            layers = choice.positive_share * positive + (1 - choice.positive_share) * layers
+        mixed = weight * layers if mixed is None else mixed + weight * layers
+    assert mixed is not None
+    shares = [
+        (ids, weight / of_one.shape[1])
+        for of_one, (_, _, weight) in zip(items, chosen, strict=True)
+        for ids in of_one.unbind(1)
+    ]
     return base.merge(mixed), shares
 
 

@@ -74,16 +74,9 @@ class Mixture:
         The sum is over those that were asked, with p made to sum to one among them.
         """
         assert isinstance(self.base, VectorModel)
-        mixed: Tensor | None = None
-        shares: list[tuple[Tensor, float]] = []
         asked = float(self.weights[list(candidates)].sum())
-        for at, candidate in candidates.items():
-            weight = float(self.weights[at]) / asked
-            vector, of_one = negative_vector(self.base, interaction, candidate.pool, candidate.choice)
-            mixed = weight * vector if mixed is None else mixed + weight * vector
-            shares += [(items, weight * share) for items, share in of_one]
-        assert mixed is not None
-        return self.base.vector_loss(interaction, mixed, shares)
+        chosen = [(found.pool, found.choice, float(self.weights[at]) / asked) for at, found in candidates.items()]
+        return self.base.vector_loss(interaction, *negative_vector(self.base, interaction, chosen))
 
     def some(self, n: int) -> list[int]:
         """The places of n samplers, drawn by p without replacement; of all with p > 0 where those are fewer."""
@@ -150,13 +143,13 @@ def _first(scored: PoolBatch | None, size: int) -> PoolBatch | None:
     """The first candidates of a scored pool."""
     if scored is None or scored.scores.shape[1] == size:
         return scored
-    pool = None if scored.pool is None else scored.pool[:, :size]
     return PoolBatch(
         scored.scores[:, :size],
         scored.positive_scores,
         user=scored.user,
         positive=scored.positive,
-        pool=pool,
+        layer_scores=None if scored.layer_scores is None else scored.layer_scores[:, :size],
+        pool=scored.pool,
         epoch=scored.epoch,
         generator=scored.generator,
     )

@@ -62,7 +62,16 @@ def test_the_vectors_give_the_model_s_scores_and_loss(built: Any, name: str) -> 
     vector = base.merge(base.item_layers(negatives))
     assert float(base.vector_loss(rows, vector, [(negatives, 1.0)]).detach()) == pytest.approx(own, abs=1e-6)
     assert base.user_layers(base.user_vectors(users)).shape[1] in (1, base.n_layers)
-    assert base.item_layers(pool).shape[:3] == (*pool.shape, base.n_layers)
+    layers = base.item_layers(pool)
+    assert layers.shape[:3] == (*pool.shape, base.n_layers)
+    of_each = torch.stack([pool[:, at % 5] for at in range(base.n_layers)], dim=-1)
+    expected = torch.stack([layers[:, at % 5, at] for at in range(base.n_layers)], dim=-2)
+    assert torch.equal(base.layers_of(of_each), expected)
+    assert torch.allclose(base.item_vectors(pool), base.merge(layers), atol=1e-6)
+    if base.n_layers > 1:
+        with torch.no_grad():
+            by_layer = (base.user_layers(base.user_vectors(users))[:, None] * layers).sum(-1)
+            assert torch.allclose(base.layer_scores(users, pool), by_layer, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN))
@@ -102,8 +111,10 @@ def test_the_gradients_of_a_reused_propagation_are_the_model_s(built: Any, name:
 def test_one_propagation_a_step_and_no_graph_in_scoring(built: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, base, rows, pools = built(name)
     calls = []
-    stock = torch.sparse.mm
-    monkeypatch.setattr(torch.sparse, "mm", lambda *args: calls.append(torch.is_grad_enabled()) or stock(*args))
+    stock = torch.addmm
+    monkeypatch.setattr(
+        torch, "addmm", lambda *args, **more: calls.append(torch.is_grad_enabled()) or stock(*args, **more)
+    )
     loss = Drawing(*read_sampler({"name": "dns", "pool": 4}), base, pools).loss(rows).sum()
     layers = model.n_layers if name == "LightGCN" else 0
     assert calls == [False] * layers  # torch records the propagation as one step, not what is done in it
@@ -136,7 +147,7 @@ def test_mixed_layers_are_those_of_their_own_items(built: Any) -> None:
     base.begin_step()
     pool = drawing.draw(rows[model.USER_ID])
     choice = drawing.choose(rows, pool)
-    vector, shares = negative_vector(base, rows, pool, choice)
+    vector, shares = negative_vector(base, rows, [(pool, choice, 1.0)])
     assert choice.positive_share is not None
     layers = base.item_layers(pool)
     for row in (0, 17):
@@ -155,6 +166,38 @@ def test_mixed_layers_are_those_of_their_own_items(built: Any) -> None:
         ).mean(dim=0)
         assert torch.allclose(vector[row], expected, atol=1e-6)
     assert [weight for _, weight in shares] == [1 / 3] * 3
+
+
+@pytest.mark.parametrize("name", ["BPR", "LightGCN", "NGCF"])
+def test_several_negatives_at_once_are_the_weighted_sum_of_each(built: Any, name: str) -> None:
+    model, base, rows, pools = built(name)
+    base.begin_step()
+    chosen = []
+    for sampler, weight in (("dns", 0.5), ("mixgcf", 0.3), ("dins", 0.2)):
+        drawing = Drawing(*read_sampler({"name": sampler, "pool": 6}), base, pools)
+        pool = drawing.draw(rows[model.USER_ID])
+        chosen.append((pool, drawing.choose(rows, pool), weight))
+    together, shares = negative_vector(base, rows, chosen)
+    each = [negative_vector(base, rows, [one]) for one in chosen]
+    assert torch.allclose(together, sum(vector for vector, _ in each), atol=1e-6)
+    assert [weight for _, weight in shares] == pytest.approx([weight for _, parts in each for _, weight in parts])
+    assert sum(weight for _, weight in shares) == pytest.approx(1)
+    assert all(
+        torch.equal(a, b) for (a, _), (b, _) in zip(shares, (part for _, parts in each for part in parts), strict=True)
+    )
+
+
+def test_lightgcn_without_layers_is_matrix_factorisation(built: Any) -> None:
+    model, base, rows, pools = built("LightGCN", n_layers=0)
+    negatives = pools.uniform(rows[model.USER_ID], 1)[:, 0]
+    gradients = []
+    for reuse in (False, True):
+        model.zero_grad()
+        base.begin_step()
+        prepared = base.with_negatives(Interaction(dict(rows.interaction)), negatives)
+        (base.own_loss(prepared) if reuse else model.calculate_loss(prepared)).sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*gradients, strict=True))
 
 
 def test_an_unknown_pairwise_model_is_scored_by_predict(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,13 +68,14 @@ def test_adasir_draws_by_score_less_log_q() -> None:
 
 
 def vectors(user: Tensor, positive: Tensor, pool: Tensor) -> PoolBatch:
-    scores = (user[:, None] * pool).sum(-1).mean(-1)
+    by_layer = (user[:, None] * pool).sum(-1)
     return PoolBatch(
-        scores,
+        by_layer.mean(-1),
         (user * positive).sum(-1).mean(-1),
         user=user,
         positive=positive,
-        pool=pool,
+        layer_scores=by_layer,
+        pool=lambda columns: pool.gather(1, columns[:, None, :, None].expand(-1, 1, -1, pool.shape[-1])).squeeze(1),
         generator=torch.Generator().manual_seed(0),
     )
 
