@@ -32,8 +32,6 @@ def base_model_problems(values: Values) -> list[str]:
     except ConfigError as error:
         return error.errors
     name = str(values["base_model"])
-    if getattr(model_class, "needs_base_model", False):
-        return [f"base_model: {name} has a base model itself; choose one without, such as BPR or LightGCN"]
     problems = _inner_problems(values, name, model_class)
     checkpoint = values.get("base_checkpoint")
     if checkpoint is not None and not (isinstance(checkpoint, str) and Path(checkpoint).is_file()):

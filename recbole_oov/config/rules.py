@@ -128,6 +128,7 @@ def gpu_text(value: object) -> str:
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 TRANSFORMS = ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined")
 
+_SAMPLER = NAME | Rule("a mapping, as in {name: dns, pool: 32}", lambda value: isinstance(value, Mapping))
 _EACH_WHOLE = list_of(whole(1))
 _SOME_OF_WHOLE = Rule(_EACH_WHOLE.allowed, lambda value: _EACH_WHOLE.accepts(value) and len(value) > 0)
 
@@ -224,7 +225,20 @@ RULES: dict[str, Rule] = {
     "resume_step": whole(0),
     "mask_history": FLAG,
     "data_checks": one_of("error", "warn"),
-    "sampler": NONE | NAME | Rule("a mapping, as in {name: dns, pool: 32}", lambda value: isinstance(value, Mapping)),
+    "sampler": NONE | _SAMPLER,
+    "trunk": _SAMPLER,
+    "pool": NONE | whole(1),
+    "search_budget": number(0, above=True),
+    "search_epochs": whole(1),
+    "search_width": whole(1),
+    "finalists": whole(1),
+    "rewind_epoch": whole(1),
+    "alpha_learning_rate": number(0, above=True),
+    "alpha_every": whole(1),
+    "final_temperature": number(0, above=True),
+    "prune_below": number(0),
+    "prune_patience": whole(1),
+    "steering_negatives": whole(1),
     "oov_split": NONE | NAME,
     "leak_guard": one_of("error", "warn", "off"),
     "eval_memory": whole(1),

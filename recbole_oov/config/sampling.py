@@ -83,10 +83,18 @@ def base_model_class(name: object) -> type:
         found = registry.get_model(name)
     except ConfigError as error:
         raise ConfigError([problem.replace("model:", "base_model:", 1) for problem in error.errors]) from error
-    reason = learns_pairwise(found)
-    if reason or getattr(found, "searches_samplers", False):
-        raise ConfigError(f"base_model: {reason or f'{name} has a base model itself'}; {PAIRWISE_REMEDY}")
+    if getattr(found, "needs_base_model", False):
+        raise ConfigError(f"base_model: {name} has a base model itself; choose one without, such as BPR or LightGCN")
+    if reason := learns_pairwise(found):
+        raise ConfigError(f"base_model: {reason}; {PAIRWISE_REMEDY}")
     return found
+
+
+def trains_its_own_way(model_class: type) -> bool:
+    """Whether RecBole has a trainer for this model alone, without which its loss cannot be computed."""
+    import recbole.trainer
+
+    return hasattr(recbole.trainer, f"{model_class.__name__}Trainer")
 
 
 def base_model_defaults(name: object, dataset: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import Collector, DataStruct
+from recbole.evaluator.register import metrics_dict
 from torch import Tensor
 
 from recbole_oov.evaluation.item_blocks import ItemBlocks
@@ -108,14 +109,24 @@ class Evaluation:
 
     def _values(self, group: str, cases: GroupCases) -> Iterator[tuple[str, np.ndarray]]:
         for name, metric in self.metrics.items():
-            if getattr(metric, "metric_need", None) != ["rec.topk"]:
-                continue  # a value of the whole recommendation, not of a user
+            if not _of_users(metric):
+                continue
             if self.patterns is not None and name in self.patterns.values:
                 values = self.patterns.of_cases(name, group)
             else:
                 values = _values_of_cases(metric, cases.struct)
             for k in metric.topk:
                 yield f"{name}@{k}", values[:, k - 1]
+
+
+def has_user_values(name: str) -> bool:
+    """Whether a metric of RecBole's, as in ``iv_NDCG@10``, has a value for each user, not of all lists at once."""
+    bare = name.lower().removeprefix(f"{group_of(name.lower())}_").partition("@")[0]
+    return _of_users(metrics_dict.get(bare))
+
+
+def _of_users(metric: Any) -> bool:
+    return getattr(metric, "metric_need", None) == ["rec.topk"]
 
 
 class HitPatterns:

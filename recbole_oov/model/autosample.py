@@ -14,8 +14,9 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
-from recbole_oov.config.sampling import base_model_class, one_negative
+from recbole_oov.config.sampling import PAIRWISE_REMEDY, base_model_class, one_negative, trains_its_own_way
 from recbole_oov.errors import ConfigError
+from recbole_oov.evaluation.groups import has_user_values
 from recbole_oov.evaluation.item_blocks import BlockScorer
 from recbole_oov.model.block_scorer import of_embeddings
 
@@ -43,13 +44,21 @@ class AutoSample(GeneralRecommender):
     @staticmethod
     def config_problems(values: Mapping[str, Any]) -> list[str]:
         """What in the configuration keeps the search from working."""
-        from recbole_oov.sampler.drawing import read_sampler
+        from recbole_oov.sampler.contest import halving_sizes
+        from recbole_oov.sampler.drawing import read_sampler, with_pool
 
         problems = one_negative("model AutoSample", values)
         try:
-            base_model_class(values.get("base_model"))
+            base = base_model_class(values.get("base_model"))
+            if trains_its_own_way(base):
+                problems.append(f"base_model: {base.__name__} needs a trainer of its own; {PAIRWISE_REMEDY}")
         except ConfigError as error:
             problems += error.errors
+        if not has_user_values(values["valid_metric"]):
+            problems.append(
+                f"valid_metric: {values['valid_metric']} has no value for each user, and a search compares users; "
+                f"take one of hits, such as NDCG@10"
+            )
         if values["search"] not in ("gradient", "halving", "random", "mixture"):
             problems.append(
                 f"search: {values['search']!r} is not known; there are gradient, halving, random and mixture"
@@ -62,16 +71,18 @@ class AutoSample(GeneralRecommender):
             problems.append(
                 f"initialisation: {values['initialisation']} takes weights of search: gradient; use scratch"
             )
-        if values["pool"] is not None and (not isinstance(values["pool"], int) or values["pool"] < 1):
-            problems.append(f"pool: {values['pool']!r} is not allowed; it must be None or a whole number of at least 1")
+        if values["initialisation"] == "rewind" and values["rewind_epoch"] > values["search_epochs"]:
+            problems.append(
+                f"rewind_epoch: {values['rewind_epoch']} is after the last of search_epochs: {values['search_epochs']}"
+            )
         names = []
         for sampler in values["samplers"]:
             try:
-                names.append(read_sampler(sampler)[0].name)
+                names.append(read_sampler(with_pool(sampler, values["pool"]))[0].name)
             except ConfigError as error:
                 problems += [problem.replace("sampler", "samplers", 1) for problem in error.errors]
         try:
-            read_sampler(values["trunk"])
+            read_sampler(with_pool(values["trunk"], values["pool"]))
         except ConfigError as error:
             problems += [problem.replace("sampler", "trunk", 1) for problem in error.errors]
         if len(values["samplers"]) < 2 or len(set(names)) < len(names):
@@ -80,6 +91,13 @@ class AutoSample(GeneralRecommender):
             problems.append(
                 f"search_budget: {values['search_budget']} is less than four epochs for each of finalists: "
                 f"{values['finalists']}, half of which the probabilities may take; raise it or lower finalists"
+            )
+        # Each of them is trained for an epoch at the least, in each round.
+        least = {"halving": sum(halving_sizes(len(names))), "random": min(values["finalists"], len(names))}
+        if values["search_budget"] < least.get(values["search"], 0):
+            problems.append(
+                f"search_budget: {values['search_budget']} is less than the {least[values['search']]} epochs that "
+                f"search: {values['search']} takes with one for each comparison; raise it or name fewer samplers"
             )
         return problems
 

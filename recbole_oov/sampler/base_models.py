@@ -22,6 +22,7 @@ from torch import Tensor
 from recbole_oov.errors import ConfigError
 from recbole_oov.sampler.propagation import SymmetricMatrix
 from recbole_oov.sampler.work import Work
+from recbole_oov.trainer.state import random_state, set_random_state
 
 _GATHERED = 1 << 17
 """Numbers of candidates' vectors that are gathered at once on a CPU: half a MiB."""
@@ -49,6 +50,9 @@ class BaseModel:
 
     def begin_step(self) -> None:
         """Compute what all users and items of a step share. Called once before each step."""
+        for kept in ("restore_user_e", "restore_item_e"):  # what RecBole's models keep for evaluation
+            if getattr(self.model, kept, None) is not None:
+                setattr(self.model, kept, None)
 
     @torch.no_grad()
     def scores(self, users: Tensor, items: Tensor) -> Tensor:
@@ -58,12 +62,8 @@ class BaseModel:
 
     def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         rows = {self.model.USER_ID: users.repeat_interleave(items.shape[1]), self.model.ITEM_ID: items.reshape(-1)}
-        training = self.model.training
-        self.model.eval()
-        try:
+        with _evaluating(self.model):
             predicted: Tensor = self.model.predict(Interaction(rows))
-        finally:
-            self.model.train(training)
         return predicted.view(items.shape)
 
     def snapshot(self, weights: Mapping[str, Tensor] | None = None) -> BaseModel:
@@ -205,7 +205,7 @@ class GraphModel(VectorModel):
     """A model with ``forward() -> (all users, all items)``: propagated once a step, for scores and loss alike."""
 
     def begin_step(self) -> None:
-        self.model.restore_user_e = self.model.restore_item_e = None  # what evaluation keeps of the step before
+        super().begin_step()
         self.users, self.items = self.model.forward()
 
     def user_vectors(self, users: Tensor) -> Tensor:
@@ -238,8 +238,8 @@ class LightGCNModel(GraphModel):
         self.adjacency = SymmetricMatrix(model.norm_adj_matrix)
 
     def begin_step(self) -> None:
+        BaseModel.begin_step(self)
         model = self.model
-        model.restore_user_e = model.restore_item_e = None
         if not model.n_layers:  # matrix factorisation
             self.users, self.items = model.user_embedding.weight, model.item_embedding.weight
             self.layers = [self.items]
@@ -341,12 +341,8 @@ class NeuMFModel(VectorModel):
         return logit
 
     def _scores(self, users: Tensor, items: Tensor) -> Tensor:
-        training = self.model.training
-        self.model.eval()  # candidates are compared without dropout
-        try:
+        with _evaluating(self.model):  # candidates are compared without dropout
             return super()._scores(users, items)
-        finally:
-            self.model.train(training)
 
     def ranking_loss(self, positive: Tensor, negative: Tensor, interaction: Interaction | None = None) -> Tensor:
         labels = torch.cat([torch.ones_like(positive), torch.zeros_like(negative)])
@@ -482,19 +478,36 @@ def check_learns_from_negatives(base: BaseModel, interaction: Interaction) -> No
     """
     name, model = type(base.model).__name__, base.model
     remedy = "leave sampler out for it, or choose a model that learns from pairs, such as BPR or LightGCN"
-    random_state = torch.get_rng_state()
+    state, training = random_state(), base.model.training
     rows = _Watched(base.with_negatives(interaction, interaction[model.ITEM_ID].flip(0)))
     try:
+        base.model.train()  # some models make what their loss needs here
         base.begin_step()
         base.own_loss(rows)
+    except torch.OutOfMemoryError:
+        raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"sampler: {name} cannot learn from (user, positive, negative): {type(error).__name__}: {error}; {remedy}"
         ) from error
     finally:
-        torch.set_rng_state(random_state)
+        base.model.train(training)
+        set_random_state(state)
     if (model.NEG_ITEM_ID if base.pairwise else base.label_field) not in rows.read:
         raise ConfigError(f"sampler: the loss of {name} does not depend on negatives; {remedy}")
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Without dropout. By the flags alone: some models draw new graphs whenever ``train`` is called."""
+    modes = [(module, module.training) for module in model.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_oov.sampler.choice import Choice, PoolBatch, register_sampler
+from recbole_oov.sampler.pools import POPULARITY_POWER
 
 
 @register_sampler("uniform", pool=1, needs_scores=False, paper="Rendle et al., UAI 2009 (RNS)")
@@ -20,9 +21,14 @@ def uniform(batch: PoolBatch) -> Choice:
 
 
 @register_sampler(
-    "popularity", pool=1, source="popularity", needs_scores=False, alpha=0.75, paper="Mikolov et al., 2013 (PNS)"
+    "popularity",
+    pool=1,
+    source="popularity",
+    needs_scores=False,
+    alpha=POPULARITY_POWER,
+    paper="Mikolov et al., 2013 (PNS)",
 )
-def popularity(batch: PoolBatch, alpha: float = 0.75) -> Choice:
+def popularity(batch: PoolBatch, alpha: float = POPULARITY_POWER) -> Choice:
     """J with probability proportional to count_j^alpha over training rows: the first of a pool drawn so."""
     return Choice(_column(batch, 0))
 
@@ -41,7 +47,7 @@ def dns_mn(batch: PoolBatch, m: int = 4) -> Choice:
     return Choice(top.gather(1, pick).squeeze(1))
 
 
-@register_sampler("softmax", rho=1.0, paper="Shi et al., WWW 2023, Softmax-v(rho, N)")
+@register_sampler("softmax", rho=1.0, positive=["rho"], paper="Shi et al., WWW 2023, Softmax-v(rho, N)")
 def softmax(batch: PoolBatch, rho: float = 1.0) -> Choice:
     """Draw by the softmax of the candidates' losses, the hardness rho setting the temperature: Softmax-v(rho, N).
 
@@ -87,7 +93,7 @@ def mixgcf(batch: PoolBatch) -> Choice:
     return Choice(index, share)
 
 
-@register_sampler("dins", mixes=True, alpha=1.0, paper="Wu et al., 2023, DINS")
+@register_sampler("dins", mixes=True, alpha=1.0, positive=["alpha"], paper="Wu et al., 2023, DINS")
 def dins(batch: PoolBatch, alpha: float = 1.0) -> Choice:
     """Dimension independent mixup: h = argmax_j u . e_j at every layer, and in every dimension
     w = alpha exp(u * e_i) / (alpha exp(u * e_i) + exp(u * e_h)), e~ = w * e_i + (1 - w) * e_h (DINS, equation 8).
@@ -120,6 +126,7 @@ def ahns(batch: PoolBatch, alpha: float = 1.0, beta: float = 0.1, power: float =
     warmup=50,
     temperature=10.0,
     candidates=64,
+    positive=["temperature"],
     paper="Ding et al., NeurIPS 2020",
 )
 def srns(

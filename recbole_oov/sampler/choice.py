@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,8 +17,8 @@ class PoolBatch:
     """The candidates of one batch, without a graph. Vectors have a layer axis: L is 1 but for graph models.
 
     Attributes:
-        scores: s_uj of every candidate; None where the sampler does not ask for scores. (B, P)
-        positive_scores: s_ui. (B,)
+        scores: s_uj of every candidate, (B, P); (B, 0) where the sampler does not ask for scores.
+        positive_scores: s_ui, (B,); zeros where not asked for.
         user: The user's vectors; one layer where the model merges layers before scoring. (B, 1 or L, d)
         positive: The positive's vectors. (B, L, d)
         layer_scores: u . e_j of every candidate at every layer; s_uj where there is one layer. (B, P, L)
@@ -69,7 +69,8 @@ class Sampler:
         source: Where pools come from: ``uniform``, ``popularity``, or a per-user cache (``adasir``, ``srns``).
         needs_scores: Whether candidates are to be scored.
         mixes: Whether it makes a negative that is no item, which only models with item vectors can learn from.
-        options: Its options with their defaults.
+        options: Its options with their defaults. One with a whole number for default takes whole numbers.
+        positive: Those of them that have to be above 0.
         paper: Where it was published.
     """
 
@@ -80,6 +81,7 @@ class Sampler:
     needs_scores: bool = True
     mixes: bool = False
     options: Mapping[str, float] = field(default_factory=dict)
+    positive: Collection[str] = ()
     paper: str = ""
 
 
@@ -93,6 +95,7 @@ def register_sampler(
     source: str = "uniform",
     needs_scores: bool = True,
     mixes: bool = False,
+    positive: Collection[str] = (),
     paper: str = "",
     **options: float,
 ) -> Callable[[ChooseFunction], ChooseFunction]:
@@ -111,7 +114,7 @@ def register_sampler(
         known = _samplers.get(name)
         if known is not None and known.choose.__qualname__ != choose.__qualname__:
             raise ConfigError(f"register_sampler: the name {name!r} is taken by {known.choose.__qualname__}")
-        _samplers[name] = Sampler(name, choose, pool, source, needs_scores, mixes, options, paper)
+        _samplers[name] = Sampler(name, choose, pool, source, needs_scores, mixes, options, positive, paper)
         return choose
 
     return add

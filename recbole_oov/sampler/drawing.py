@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from recbole_oov.config.reading import shown
 from recbole_oov.errors import ConfigError
-from recbole_oov.sampler.base_models import BaseModel, VectorModel
+from recbole_oov.sampler.base_models import KNOWN, BaseModel, VectorModel
 from recbole_oov.sampler.caches import AdaSIRCache, FreshPools, SRNSCache
 from recbole_oov.sampler.choice import Choice, PoolBatch, Sampler, get_sampler
-from recbole_oov.sampler.pools import NegativePools
+from recbole_oov.sampler.pools import POPULARITY_POWER, NegativePools
 
 
 def read_sampler(value: object) -> tuple[Sampler, dict[str, Any]]:
@@ -41,16 +42,30 @@ def read_sampler(value: object) -> tuple[Sampler, dict[str, Any]]:
     for key, option in given.items():
         if key not in defaults:
             problems.append(f"sampler: {sampler.name} has no option {key!r}; it has {', '.join(defaults)}")
-        elif isinstance(option, bool) or not isinstance(option, int | float) or option != option:
+        elif isinstance(option, bool) or not isinstance(option, int | float) or not math.isfinite(option):
             problems.append(f"sampler {key}: {shown(option)} is not allowed; it must be a number")
         elif isinstance(defaults[key], int) and (option != int(option) or option < 1):
             problems.append(f"sampler {key}: {shown(option)} is not allowed; it must be a whole number of at least 1")
+        elif key in sampler.positive and option <= 0:
+            problems.append(f"sampler {key}: {shown(option)} is not allowed; it must be a number above 0")
+        else:
+            given[key] = type(defaults[key])(option)  # 4.0 is a 4 where whole numbers are counted
     options = {**defaults, **given}
     if not problems and "m" in options and options["m"] > options["pool"]:
         problems.append(f"sampler m: {options['m']} is more than pool, {options['pool']}; set m to at most pool")
     if problems:
         raise ConfigError(problems)
     return sampler, options
+
+
+def with_pool(value: object, pool: int | None) -> object:
+    """A sampler of ``samplers`` with pools of size ``pool``, where it chooses among several and names no size."""
+    options = {"name": value} if isinstance(value, str) else value
+    if pool is None or not isinstance(options, Mapping) or not isinstance(options.get("name"), str):
+        return value
+    sampler = get_sampler(options["name"])
+    chooses = sampler.needs_scores and sampler.source == "uniform"
+    return {"pool": pool, **options} if chooses else value
 
 
 class Drawing:
@@ -69,8 +84,6 @@ class Drawing:
 
     def __init__(self, sampler: Sampler, options: Mapping[str, Any], base: BaseModel, pools: NegativePools) -> None:
         if sampler.mixes and not base.has_vectors:
-            from recbole_oov.sampler.base_models import KNOWN
-
             raise ConfigError(
                 f"sampler: {sampler.name} makes negatives that are no items, for which the vectors of "
                 f"{type(base.model).__name__} would have to be known; they are for {', '.join(KNOWN)}. Choose one of "
@@ -140,7 +153,7 @@ class Drawing:
         self.base.begin_step()
         pool = self.draw(interaction[self.base.model.USER_ID])
         choice = self.choose(interaction, pool)
-        if choice.positive_share is None:
+        if choice.positive_share is None and choice.index.dim() == 1:
             return self.base.item_loss(interaction, pool.gather(1, choice.index[:, None]).squeeze(1))
         assert isinstance(self.base, VectorModel)
         negative, shares = negative_vector(self.base, interaction, [(pool, choice, 1.0)])
@@ -196,7 +209,7 @@ def _source(sampler: Sampler, options: Mapping[str, Any], base: BaseModel, pools
     if sampler.source == "uniform":
         return FreshPools(pools)
     if sampler.source == "popularity":
-        return FreshPools(pools, float(options["alpha"]))
+        return FreshPools(pools, float(options.get("alpha", POPULARITY_POWER)))
     if sampler.source == "adasir":
         return AdaSIRCache(pools, options["cache"], options["candidates"])
     if sampler.source == "srns":

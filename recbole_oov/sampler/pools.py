@@ -6,6 +6,7 @@ user, the padding item, or an item without a training row (an OOV item). Popular
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from recbole_oov.errors import ConfigError
 
+POPULARITY_POWER = 0.75
+"""The power of an item's count by which popular items are drawn, where none is given (Mikolov et al., 2013)."""
 _ROUNDS = 64
 """After so many rounds of rejection, the rows that are left are drawn from their own complement, which is exact."""
 _LARGEST_GUIDE = 1 << 20
@@ -69,6 +72,12 @@ class NegativePools:
             device=device,
             seed=seed,
         )
+
+    def again(self, seed: int) -> NegativePools:
+        """The same pools with a generator of their own; tables are shared."""
+        other = copy.copy(self)
+        other.generator = torch.Generator(device=self.device).manual_seed(seed)
+        return other
 
     def check(self, size: int, name: str = "sampler") -> None:
         """Refuse pools that some user has too few unseen items for.

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_oov.errors import ConfigError
 from recbole_oov.sampler.base_models import BaseModel, VectorModel
 from recbole_oov.sampler.mixture import Candidate, items_of
 from recbole_oov.sampler.pools import NegativePools
@@ -161,6 +162,7 @@ def _parameter_products(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     items = torch.cat([valid[model.ITEM_ID][:, None], negatives], dim=1)
     base.work.learned += items.numel()
+    base.begin_step()  # forgets the vectors that scoring kept, which have no graph
     rows = {model.USER_ID: valid[model.USER_ID].repeat_interleave(items.shape[1]), model.ITEM_ID: items.reshape(-1)}
     scores = model.predict(Interaction(rows)).view(items.shape)
     direction = _gradient(sampled_softmax(scores[:, 0], scores[:, 1:]), parameters)
@@ -180,7 +182,7 @@ def _gradient(loss: Any, parameters: Sequence[Tensor]) -> list[Tensor]:
 class Steering:
     """The validation rows that steer a search: those of half of the users with any, chosen by a seed.
 
-    The other half's users select. No validation row serves both.
+    The other half's users select. No validation row serves both. Rows of items without a training row steer nothing.
 
     Args:
         users, items: The validation rows. (n,)
@@ -188,6 +190,9 @@ class Steering:
         batch_size: Rows a step.
         n_negatives: Negatives of the sampled softmax.
         seed: Of the halves and the order.
+
+    Raises:
+        ConfigError: No row is left to steer by.
     """
 
     def __init__(
@@ -200,7 +205,13 @@ class Steering:
         """Their rows steer. (n/2,)"""
         self.selecting_users = order[len(order) // 2 :].sort().values
         """Their rows select. (n/2,)"""
-        kept = torch.isin(users, self.steering_users)
+        # An item without a training row has its initial vector: no sampler could bring it forward.
+        kept = torch.isin(users, self.steering_users) & (pools.counts[items.to(pools.device)].to(users.device) > 0)
+        if not kept.any():
+            raise ConfigError(
+                "search: no validation item of the users who steer has a training row; give eval_args a split with a "
+                "larger validation part, or search: halving, which steers by none"
+            )
         self._users, self._items = users[kept].to(pools.device), items[kept].to(pools.device)
         self.pools, self.batch_size, self.n_negatives = pools, batch_size, n_negatives
 

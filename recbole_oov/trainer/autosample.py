@@ -24,17 +24,19 @@ from recbole.trainer import Trainer
 from torch import Tensor
 
 from recbole_oov.errors import ConfigError
+from recbole_oov.evaluation.groups import group_of
 from recbole_oov.processes import share_of, sum_of_all
 from recbole_oov.sampler.base_models import BaseModel, base_model_of, check_learns_from_negatives
 from recbole_oov.sampler.choice import Sampler, get_sampler
 from recbole_oov.sampler.contest import Contender, Values, halving_sizes
-from recbole_oov.sampler.drawing import Drawing, read_sampler
+from recbole_oov.sampler.drawing import Drawing, read_sampler, with_pool
 from recbole_oov.sampler.mixture import Mixture, first_rows
 from recbole_oov.sampler.pools import NegativePools
 from recbole_oov.sampler.search import Architecture, Steering, gradient_products
 from recbole_oov.sampler.work import dns_epoch
 from recbole_oov.trainer.pool_sampling import PoolSamplingMixin, PositiveLoader, positive_loader
 from recbole_oov.trainer.search_plot import save_plot
+from recbole_oov.trainer.state import random_state, set_random_state
 
 Options = dict[str, Any]
 
@@ -100,17 +102,17 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         if resumed is not None:  # the search was done before the run was cut off
             report = self._take_up(resumed["sampling"]["search"], train_data)
         else:
-            self._start, random_state = self._weights(), torch.get_rng_state()
+            self._start, before = self._weights(), random_state()
             self._new_optimizer = copy.deepcopy(self.optimizer.state_dict())
             report, weights = self.search(train_data, valid_data)
             self._load_weights(weights if weights is not None else self._start)
-            torch.set_rng_state(random_state)
+            set_random_state(before)
             self._forget_search()
             report.seconds, report.cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-        started, cpu_started = time.perf_counter(), time.process_time()
+        # Of a run that is continued, the clocks go on from where they stood.
+        self._since = time.perf_counter() - report.final_seconds, time.process_time() - report.final_cpu_seconds
         fitted = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
-        report.final_seconds = time.perf_counter() - started
-        report.final_cpu_seconds = time.process_time() - cpu_started
+        self._read_clocks(report)
         report.final_epochs = len(self.train_loss_dict)
         self._show(report)
         return fitted
@@ -132,7 +134,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         self._steering = Steering(
             held[self.model.USER_ID],
             held[self.model.ITEM_ID],
-            NegativePools.from_train(train_data._dataset, device=config["device"], seed=config["seed"]),
+            self._pools.again(config["seed"]),
             batch_size=config["steering_batch_size"],
             n_negatives=config["steering_negatives"],
             seed=config["seed"],
@@ -147,6 +149,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         unit = dns_epoch(len(train_data._dataset.inter_feat), config["pool"] or get_sampler("dns").pool)
         budget = config["search_budget"] * unit
         if report.kind == "gradient":
+            self._trunk(samplers)  # refused now, not after the probabilities were learned
             places, weights, spent = self._gradient_search(samplers, valid_data, budget // 2, report)
             report.gradient_work = spent / unit
             budget -= spent
@@ -168,7 +171,15 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
     def sampling_state(self) -> Options:
         """As of every trainer with a sampler, and what the search found."""
         state = super().sampling_state()
-        return {**state, "search": self.search_report.as_dict()} if state and self.search_report else state
+        if not state or self.search_report is None:
+            return state
+        self._read_clocks(self.search_report)
+        return {**state, "search": self.search_report.as_dict()}
+
+    def _read_clocks(self, report: SearchReport) -> None:
+        started, cpu_started = self._since
+        report.final_seconds = time.perf_counter() - started
+        report.final_cpu_seconds = time.process_time() - cpu_started
 
     # ---- the gradient search ----
 
@@ -188,6 +199,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             final_temperature=config["final_temperature"],
             learning_rate=config["alpha_learning_rate"],
             prune_below=config["prune_below"],
+            patience=config["prune_patience"],
         )
         self._use(mixture)
         kept: Options | None = None
@@ -205,10 +217,15 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             report.search_epochs = epoch + 1
             for name, p in zip(report.samplers, architecture.trajectory[-1], strict=True):
                 self.tensorboard.add_scalar(f"architecture/{name}", p, epoch)
-            if config["initialisation"] == "rewind" and epoch + 1 == config["rewind_epoch"]:
+            if config["initialisation"] == "rewind" and epoch + 1 <= config["rewind_epoch"]:
                 kept = self._weights()
             if config["initialisation"] == "warm" and (score := self._selection_score(valid_data)) > best:
                 best, kept = score, self._weights()
+        if config["initialisation"] == "rewind" and report.search_epochs < config["rewind_epoch"]:
+            getLogger().warning(
+                f"rewind_epoch: the budget was spent after epoch {report.search_epochs} of the search, and the weights "
+                f"are those; raise search_budget"
+            )
         kinds = [sampler for sampler, _ in samplers]
         return finalists(architecture, kinds, config["finalists"], trunk_name(config["trunk"])), kept, spent
 
@@ -261,7 +278,13 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         """The trunk's sampler: with the options of the candidate of that name, where only a name is given."""
         value = self.config["trunk"]
         same = [(sampler, options) for sampler, options in samplers if sampler.name == value]
-        return same[0] if same else read_sampler(with_pool(value, self.config["pool"]))
+        trunk = same[0] if same else read_sampler(with_pool(value, self.config["pool"]))
+        if trunk[0].mixes and not self._base.has_vectors:
+            raise ConfigError(
+                f"trunk: {trunk[0].name} makes negatives that are no items, and the vectors of "
+                f"{self.config['base_model']} are not known; choose a sampler of real items, such as dns"
+            )
+        return trunk
 
     def _round(self, alive: list[Contender], budget: float, valid_data: Any, *, rounded_up: bool) -> int:
         """Train each contender for as many epochs as the budget has work for, at least one; returns the work."""
@@ -321,9 +344,10 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             raise ConfigError(
                 "AutoSample: build the trainer with recbole_oov.runner, whose evaluation tells users apart"
             )
-        values: Values = last.per_user["overall"][self.valid_metric]
+        group = group_of(self.valid_metric)
+        values: Values = last.per_user[group][self.valid_metric.removeprefix(f"{group}_")]
         if self.config["search"] == "gradient":
-            values = values[np.isin(last.users["overall"], self._steering.selecting_users.cpu().numpy())]
+            values = values[np.isin(last.users[group], self._steering.selecting_users.cpu().numpy())]
         return values if self.valid_metric_bigger else -values
 
     # ---- parts ----
@@ -336,9 +360,9 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         rows = Interaction(dict(dataset.inter_feat.interaction))
         check_learns_from_negatives(base, rows[torch.arange(min(64, len(rows)))].to(device))
         self._base: BaseModel = base
-        self._new_pools: Callable[[], NegativePools] = lambda: NegativePools.from_train(
-            dataset, device=device, seed=config["seed"] + share_of(config)[0]
-        )
+        self._pools = pools = NegativePools.from_train(dataset, device=device)
+        # Every drawing has a generator of its own, so that none depends on what others drew.
+        self._new_pools: Callable[[], NegativePools] = lambda: pools.again(config["seed"] + share_of(config)[0])
         self._new_loader: Callable[[], PositiveLoader] = lambda: positive_loader(config, rows, pairwise=base.pairwise)
 
     def _chosen(self, report: SearchReport, samplers: list[tuple[Sampler, Options]]) -> Any:
@@ -365,6 +389,11 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         fit = [(sampler, options) for sampler, options in given if self._base.has_vectors or not sampler.mixes]
         if len(fit) < len(given):
             names = [sampler.name for sampler, _ in given if sampler.mixes]
+            if len(fit) < 2:
+                raise ConfigError(
+                    f"samplers: {', '.join(names)} make negatives that are no items, and the vectors of "
+                    f"{self.config['base_model']} are not known; name at least two others, such as uniform and dns"
+                )
             getLogger().warning(f"search: {names} left out, the vectors of {self.config['base_model']} are not known")
         return fit
 
@@ -428,14 +457,6 @@ class _AlphaSteps:
         if not base.has_vectors:
             return mixture.loss(interaction)
         return mixture.mixed_loss(interaction, candidates)
-
-
-def with_pool(value: Any, pool: int | None) -> Any:
-    """A sampler of ``samplers`` with pools of size ``pool``, where it chooses among several and names no size."""
-    options = {"name": value} if isinstance(value, str) else dict(value)
-    sampler = get_sampler(options["name"])
-    chooses = sampler.needs_scores and sampler.source == "uniform"
-    return {"pool": pool, **options} if pool is not None and chooses else options
 
 
 def trunk_name(value: Any) -> str:

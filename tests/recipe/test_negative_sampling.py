@@ -212,6 +212,47 @@ def test_models_whose_vectors_are_not_known_are_searched_without_mixing(
     monkeypatch.delitem(KNOWN, "BPR")
     experiment, _ = train(data_path, "AutoSample", base_model="BPR", **SEARCH)
     assert experiment.trainer.search_report.samplers == ["uniform", "dns"]
+    with pytest.raises(
+        ConfigError, match=r"samplers: mixgcf, dins make negatives that are no items, .* BPR are not known"
+    ):
+        train(data_path, "AutoSample", base_model="BPR", **{**SEARCH, "samplers": "[dns, mixgcf, dins]"})
+    with pytest.raises(ConfigError, match=r"trunk: mixgcf makes negatives that are no items"):
+        train(data_path, "AutoSample", base_model="BPR", trunk="mixgcf", **SEARCH)
+
+
+@pytest.mark.parametrize("model", ["BPR", "AutoSample"])
+def test_a_model_that_makes_graphs_of_its_own_can_be_sampled_for(
+    data_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SGL draws two graphs whenever it is put into training: once an epoch, as with RecBole's sampling."""
+    from recbole.model.general_recommender import SGL
+
+    drawn = []
+    stock = SGL.graph_construction
+    monkeypatch.setattr(SGL, "graph_construction", lambda self: (drawn.append(1), stock(self))[1])
+    if model == "AutoSample":
+        search = {**SEARCH, "samplers": "[uniform, dns]", "search_epochs": 1}
+        experiment, _ = train(data_path, "AutoSample", base_model="SGL", n_layers=1, **search)
+        assert experiment.trainer.search_report.chosen in ("uniform", "dns")
+        return
+    experiment, _ = train(data_path, "SGL", sampler={"name": "dns", "pool": 4}, n_layers=1, epochs=2)
+    assert len(drawn) <= 2 * 2 + 2, "twice an epoch at most, and for the check before the first"
+
+
+def test_a_search_follows_the_metric_of_a_group_of_items(data_path: Path) -> None:
+    search = {
+        **SEARCH,
+        "oov_split": "random",
+        "topk": 5,
+        "valid_metric": "iv_ndcg@5",
+        "leak_guard": "error",
+        "epochs": 1,
+    }
+    given = {key: value for key, value in options(data_path, **search).items() if key != "eval_args"}
+    experiment = runner.prepare("AutoSample", "circles", config_dict={**given, "base_model": "BPR"}, argv=[])
+    experiment.trainer.fit(experiment.train_data, experiment.valid_data, saved=False, show_progress=False)
+    steering = experiment.trainer.search_report
+    assert steering.chosen in ("uniform", "dns", "mixgcf") and all(0 < v <= 1 for v in steering.finalists.values())
 
 
 @pytest.mark.parametrize("base", ["NGCF", "NeuMF", "DMF", "SimpleX"])

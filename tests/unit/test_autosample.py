@@ -236,6 +236,24 @@ def test_descent_on_the_mixture_s_own_validation_loss_collapses_to_the_easiest()
     assert get_sampler(mixture.names[0]).name == "uniform"
 
 
+def test_the_products_do_not_collapse_to_the_easiest() -> None:
+    """In the same place, with the objective that is used: held-out items of the users' own kind, not the easiest."""
+    base, source, rows = toy(1, width=8)
+    architecture = Architecture(3, epochs=1, learning_rate=0.1)
+    mixture = mixture_of(base, source, ["uniform", "dns", {"name": "dns_mn", "m": 2, "pool": 5}])
+    training = torch.optim.SGD(base.model.parameters(), lr=0.05)
+    valid = Interaction({"user_id": torch.arange(1, 6), "item_id": torch.tensor([3, 5, 7, 9, 1])})
+    for _ in range(150):
+        mixture.weights = architecture.probabilities(0).detach()
+        training.zero_grad()
+        mixture.loss(rows).backward()
+        training.step()
+        negatives = source.uniform(valid["user_id"], 4)
+        candidates = mixture.candidates(rows)
+        architecture.step(0, gradient_products(base, rows, candidates, valid, negatives, 3))
+    assert float(architecture.probabilities(0)[0].detach()) < 0.1
+
+
 # ---- what steers does not select ----
 
 
@@ -317,6 +335,34 @@ def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None
             {"base_model": "BPR", "search_budget": 15},
             r"search_budget: 15 is less than four epochs for each of finalists: 4",
         ),
+        ({"base_model": "DropoutNet"}, r"base_model: DropoutNet has a base model itself"),
+        ({"base_model": "NCL"}, r"base_model: NCL needs a trainer of its own; choose a general recommender"),
+        ({"base_model": "BPR", "finalists": 0}, r"finalists: 0 is not allowed; it must be a whole number"),
+        ({"base_model": "BPR", "finalists": 2.5}, r"finalists: 2.5 is not allowed"),
+        ({"base_model": "BPR", "search_epochs": 0}, r"search_epochs: 0 is not allowed"),
+        ({"base_model": "BPR", "search_width": 0}, r"search_width: 0 is not allowed"),
+        ({"base_model": "BPR", "alpha_every": 0}, r"alpha_every: 0 is not allowed"),
+        ({"base_model": "BPR", "final_temperature": 0}, r"final_temperature: 0 is not allowed; it must be .* above 0"),
+        ({"base_model": "BPR", "steering_negatives": 0}, r"steering_negatives: 0 is not allowed"),
+        ({"base_model": "BPR", "search_budget": -5}, r"search_budget: -5 is not allowed; it must be a number above 0"),
+        (
+            {"base_model": "BPR", "search": "halving", "search_budget": 19},
+            r"search_budget: 19 is less than the 20 epochs that search: halving takes",
+        ),
+        (
+            {"base_model": "BPR", "search": "random", "search_budget": 3},
+            r"search_budget: 3 is less than the 4 epochs that search: random takes",
+        ),
+        ({"base_model": "BPR", "pool": 0}, r"pool: 0 is not allowed; it must be None, or a whole number of at least 1"),
+        ({"base_model": "BPR", "pool": 3}, r"samplers m: 4 is more than pool, 3; set m to at most pool"),
+        (
+            {"base_model": "BPR", "initialisation": "rewind", "rewind_epoch": 9},
+            r"rewind_epoch: 9 is after the last of search_epochs: 3",
+        ),
+        (
+            {"base_model": "BPR", "metrics": ["NDCG", "ItemCoverage"], "valid_metric": "ItemCoverage@10"},
+            r"valid_metric: ItemCoverage@10 has no value for each user, and a search compares users",
+        ),
         ({"base_model": "BPR", "trunk": "dnss"}, r"trunk: there is no sampler called 'dnss'; did you mean dns"),
         ({"base_model": "BPR", "sampler": "dns"}, r"sampler: AutoSample searches for one"),
         ({"base_model": "BPR", "search": "random", "initialisation": "warm"}, r"takes weights of search: gradient"),
@@ -348,6 +394,28 @@ def test_what_cannot_work_is_refused_before_data_is_loaded(circles: Any, options
 def test_samplers_that_cannot_work_are_refused(circles: Any, model: str, options: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         circles.config(model, **options)
+
+
+def test_options_may_be_of_each_documented_kind(circles: Any) -> None:
+    options = {"pool": None, "trunk": {"name": "dns", "pool": 8}, "search": "halving", "search_budget": 20}
+    config = circles.config("AutoSample", base_model="BPR", **options)
+    assert {key: config[key] for key in options} == options
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"name": "dns", "pool": math.inf}, "sampler pool: inf is not allowed; it must be a number"),
+        ({"name": "popularity", "alpha": math.inf}, "sampler alpha: inf is not allowed"),
+        ({"name": "softmax", "rho": -1}, "sampler rho: -1 is not allowed; it must be a number above 0"),
+        ({"name": "srns", "temperature": 0.0}, "sampler temperature: 0.0 is not allowed; it must be a number above 0"),
+        ({"name": "dins", "alpha": -1}, "sampler alpha: -1 is not allowed; it must be a number above 0"),
+    ],
+)
+def test_options_that_would_fail_in_training_are_refused(value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_sampler(value)
+    assert read_sampler({"name": "dns_mn", "m": 2.0})[1]["m"].__class__ is int
 
 
 def test_the_options_of_the_base_model_are_known(circles: Any) -> None:

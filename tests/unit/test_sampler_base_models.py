@@ -107,8 +107,24 @@ def test_the_gradients_of_a_reused_propagation_are_the_model_s(built: Any, name:
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*gradients, strict=True))
 
 
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_what_a_sampler_sees_has_no_graph(built: Any, name: str) -> None:
+    model, base, rows, pools = built(name)
+    drawing = Drawing(*read_sampler({"name": "dins", "pool": 4}), base, pools)
+    base.begin_step()
+    pool = drawing.draw(rows[model.USER_ID])
+    seen = drawing.scored(rows, pool)
+    choice = drawing.choose(rows, pool)
+    assert seen.user is not None and seen.positive is not None and seen.layer_scores is not None
+    assert choice.positive_share is not None
+    for tensor in (seen.scores, seen.positive_scores, seen.user, seen.positive, seen.layer_scores):
+        assert not tensor.requires_grad
+    assert not choice.positive_share.requires_grad
+    assert base.user_vectors(rows[model.USER_ID]).requires_grad, "which have one where they are learned from"
+
+
 @pytest.mark.parametrize("name", ["BPR", "LightGCN", "NeuMF"])
-def test_one_propagation_a_step_and_no_graph_in_scoring(built: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_propagation_a_step(built: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, base, rows, pools = built(name)
     calls = []
     stock = torch.addmm
@@ -210,6 +226,19 @@ def test_an_unknown_pairwise_model_is_scored_by_predict(built: Any, monkeypatch:
     assert Drawing(*read_sampler({"name": "dns", "pool": 4}), base, pools).loss(rows).requires_grad
     with pytest.raises(ConfigError, match=r"mixgcf makes negatives that are no items, .* BPR would have to be known"):
         Drawing(*read_sampler({"name": "mixgcf", "pool": 4}), base, pools)
+
+
+def test_models_are_scored_without_being_switched(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models such as SGL draw new graphs whenever ``train`` is called."""
+    monkeypatch.delitem(KNOWN, "BPR")
+    model, base, rows, pools = built("BPR")
+    model.train()
+    monkeypatch.setattr(model, "train", lambda mode=True: pytest.fail("switched"))
+    seen = []
+    stock = model.predict
+    monkeypatch.setattr(model, "predict", lambda rows: seen.append(model.training) or stock(rows))
+    base.scores(rows[model.USER_ID], pools.uniform(rows[model.USER_ID], 3))
+    assert seen == [False] and model.training
 
 
 def test_a_model_that_does_not_learn_from_negatives_is_refused(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,19 +95,25 @@ def test_users_without_enough_unseen_items_are_refused() -> None:
         everything.check(1)
 
 
-def test_held_out_rows_change_nothing(circles: Any) -> None:
+def test_pools_know_the_training_rows_alone(circles: Any) -> None:
+    """That held-out rows do not move the weights of a run is tested in tests/recipe/test_negative_sampling.py."""
     train = circles.fresh_train()
+    rows = train.inter_feat
+    users, items = rows[train.uid_field], rows[train.iid_field]
     source = NegativePools.from_train(train, seed=1)
     assert set(source.iv_items.tolist()) == set(np.flatnonzero(~oov_mask(train))[1:].tolist())
-    users = torch.arange(1, train.user_num)
-    before = [source.uniform(users, 16), source.popularity(users, 16), source.counts]
-    for held in circles.loaders[1:]:
-        rows = held._dataset.inter_feat
-        rows.interaction[train.iid_field] = rows[train.iid_field].flip(0)
-    try:
-        after = NegativePools.from_train(train, seed=1)
-        assert all(map(torch.equal, before, [after.uniform(users, 16), after.popularity(users, 16), after.counts]))
-    finally:
-        for held in circles.loaders[1:]:
-            rows = held._dataset.inter_feat
-            rows.interaction[train.iid_field] = rows[train.iid_field].flip(0)
+    assert torch.equal(source.counts[1:], torch.bincount(items, minlength=train.item_num)[1:])
+    everybody, every_item = torch.arange(train.user_num)[:, None], torch.arange(train.item_num)
+    pairs = set(zip(users.tolist(), items.tolist(), strict=True))
+    known = source.is_positive(everybody, every_item).nonzero().tolist()
+    assert {(user, item) for user, item in known} == pairs
+
+
+def test_the_same_pools_with_another_generator() -> None:
+    source, _ = random_pools(3)
+    users = torch.tensor([5, 5])
+    first, second = source.again(7), source.again(7)
+    before = source.generator.get_state()
+    assert torch.equal(first.uniform(users, 16), second.uniform(users, 16))
+    assert torch.equal(source.generator.get_state(), before)
+    assert not torch.equal(source.again(8).uniform(users, 16), source.again(7).uniform(users, 16))
