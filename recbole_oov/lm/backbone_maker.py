@@ -39,6 +39,7 @@ class BackboneMaker:
         end: The token that ends an answer.
         fingerprint: Tells a pretrained backbone from another, (32,) uint8; None for ``tiny``, which has no weights of
             its own.
+        earlier_fingerprint: The one that earlier versions would have given it.
 
     Raises:
         ConfigError: There is no such backbone, or it cannot be read.
@@ -51,13 +52,15 @@ class BackboneMaker:
         self._training = PretrainedSettings.of(config)
         self._files = None if self.name == TINY else pretrained_files(self.name)
         self.fingerprint: Tensor | None = None
+        self.earlier_fingerprint: Tensor | None = None
         if self._files is None:
             keys = ("hidden_size", "n_layers", "n_heads", "inner_size", "dropout")
             self._size = TinySettings(*(config[key] for key in keys))
             self.tokenizer = tiny_tokenizer(texts, config["tokenizer_vocab_size"], writes=writes)
         else:
             self.tokenizer = pretrained_tokenizer(self.name, self._files)
-            self.fingerprint = torch.tensor(list(bytes.fromhex(self._files.fingerprint)), dtype=torch.uint8)
+            self.fingerprint = _digest(self._files.fingerprint)
+            self.earlier_fingerprint = _digest(self._files.earlier)
         self.n_words = len(self.tokenizer)
         self.begin = torch.tensor([i for i in self.tokenizer.encode("") if i == self._first_token], dtype=torch.long)
 
@@ -148,3 +151,7 @@ class BackboneMaker:
             dtype=settings.computes_in(device, pretrained=False),
             gradient_checkpointing=settings.gradient_checkpointing,
         ).to(device)
+
+
+def _digest(digits: str) -> Tensor:
+    return torch.tensor(list(bytes.fromhex(digits)), dtype=torch.uint8)

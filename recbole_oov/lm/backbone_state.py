@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from recbole_oov.errors import ConfigError
 from recbole_oov.lm.backbone import Backbone
 from recbole_oov.lm.backbone_maker import BackboneMaker
+from recbole_oov.lm.prompts import Prompts
 from recbole_oov.lm.sharding import shard_frozen
 from recbole_oov.lm.vocabulary import OOVVocabulary
 
@@ -24,8 +25,23 @@ def words_fingerprint(tokenizer: Any, values: Mapping[str, Any]) -> Tensor:
 
     Neither is in a checkpoint: both are made anew of the training data.
     """
-    words = json.dumps([sorted(tokenizer.get_vocab().items()), sorted(values.items())])
-    return torch.tensor(list(hashlib.sha256(words.encode(errors="surrogatepass")).digest()), dtype=torch.uint8)
+    return _digest([sorted(tokenizer.get_vocab().items()), sorted(values.items())])
+
+
+def prompts_fingerprint(prompts: Sequence[Prompts], texts: Tensor) -> Tensor:
+    """Stands for the templates that were trained with, and for the texts of items that they show. (32,) uint8
+
+    Args:
+        prompts: Of the next item and of each task. Templates under ``unseen`` may change: nothing was learned of them.
+        texts: Tokens of the texts of training items; (N, 0) where none is shown.
+    """
+    seen = [[template.before, template.item_text, template.answer] for one in prompts for template in one.seen]
+    return _digest([seen, texts.tolist()])
+
+
+def _digest(what: Any) -> Tensor:
+    text = json.dumps(what).encode(errors="surrogatepass")
+    return torch.tensor(list(hashlib.sha256(text).digest()), dtype=torch.uint8)
 
 
 class BackboneState(AbstractRecommender):
@@ -36,6 +52,7 @@ class BackboneState(AbstractRecommender):
     vocabulary: OOVVocabulary
     _set_vocabulary: Any
     words_fingerprint: Tensor
+    prompts_fingerprint: Tensor
     _calibrated: bool
 
     def shard(self, device: torch.device) -> None:
@@ -68,7 +85,8 @@ class BackboneState(AbstractRecommender):
         """
         self._calibrated = False
         self._check_fingerprints(state_dict)
-        state_dict = {"words_fingerprint": self.words_fingerprint, **state_dict}  # of checkpoints that have none
+        own_prints = {"words_fingerprint": self.words_fingerprint, "prompts_fingerprint": self.prompts_fingerprint}
+        state_dict = {**own_prints, **state_dict}  # of checkpoints that have none
         names = (field.name for field in fields(OOVVocabulary))
         saved = {name: state_dict[f"oov_{name}"].cpu() for name in names if f"oov_{name}" in state_dict}
         own = self.vocabulary.state()
@@ -90,9 +108,22 @@ class BackboneState(AbstractRecommender):
                 "training items and what tasks ask for in training, and one of these has changed; put the earlier data "
                 "and prompts back, or train again"
             )
-        own, saved = self.maker.fingerprint, state_dict.get("backbone_fingerprint")
-        if own is not None and saved is not None and not torch.equal(own, saved.cpu()):
+        asked = state_dict.get("prompts_fingerprint", self.prompts_fingerprint)
+        if not torch.equal(asked.cpu(), self.prompts_fingerprint.cpu()):
             raise ConfigError(
-                f"backbone: {self.maker.name!r} is not the one that the checkpoint was trained on: its config.json or "
-                f"its weights' files are others; put the earlier ones back"
+                "the checkpoint was trained with other prompts: a template under seen, or the text of a training item "
+                "that one of them shows, has changed; put the earlier ones back, or train again"
             )
+        own, saved = self.maker.fingerprint, state_dict.get("backbone_fingerprint")
+        if own is None or saved is None or torch.equal(own, saved.cpu()):
+            return
+        if self.maker.earlier_fingerprint is not None and torch.equal(self.maker.earlier_fingerprint, saved.cpu()):
+            self.logger.warning(
+                f"backbone: {self.maker.name} has the configuration and the sizes that the checkpoint was trained on; "
+                f"that the weights are the same cannot be told of a checkpoint of that version"
+            )
+            return
+        raise ConfigError(
+            f"backbone: {self.maker.name!r} is not the one that the checkpoint was trained on: its config.json or "
+            f"its weights are others; put the earlier ones back"
+        )

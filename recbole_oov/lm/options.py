@@ -58,7 +58,20 @@ def option_problems(config: Mapping[str, Any]) -> list[str]:
         )
     if not isinstance(config["n_beams"], int) or config["n_beams"] < 1:
         problems.append(f"n_beams: {config['n_beams']!r} is not allowed; give a whole number, at least 1")
+    elif config["decoding"] == "beam" and config["n_beams"] < (longest := _longest_list(config)):
+        problems.append(
+            f"n_beams: {config['n_beams']} beams find no {longest} items, which topk asks for; give at least "
+            f"{longest}, or decoding: exact"
+        )
+    shown = config["item_text_tokens"]
+    if isinstance(shown, bool) or not isinstance(shown, int) or shown < 1:
+        problems.append(f"item_text_tokens: {shown!r} is not allowed; give a whole number, at least 1")
     return problems
+
+
+def _longest_list(config: Mapping[str, Any]) -> int:
+    topk = config["topk"]
+    return int(topk) if isinstance(topk, int) else max(topk, default=0)
 
 
 def history_prompts(config: Mapping[str, Any]) -> Prompts:

@@ -85,20 +85,23 @@ def fit_shares(content: Tensor, clusters: Tensor, n_clusters: int) -> tuple[Tens
 
     Args:
         content: Of training items. (N, content_dim)
-        clusters: Theirs, of at least two kinds. (N,)
+        clusters: Theirs. (N,)
         n_clusters: K.
 
     Returns:
         Weight (content_dim, K) and bias (K,) of the logits; clusters without items have a probability of 0.
     """
+    weight = torch.zeros(content.shape[1], n_clusters)
+    bias = torch.full((n_clusters,), -_NEVER)
+    if bool((clusters == clusters[0]).all()):  # whatever the content
+        bias[clusters[0]] = 0.0
+        return weight, bias
     length = max(float(content.square().sum(dim=1).mean().sqrt()), 1e-12)
     model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=500)
     model.fit((content / length).double().numpy(), clusters.numpy())
     coefficients, constants = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # one row of logits stands for two
         coefficients, constants = np.vstack([0 * coefficients, coefficients]), np.array([0.0, *constants])
-    weight = torch.zeros(content.shape[1], n_clusters)
-    bias = torch.full((n_clusters,), -_NEVER)
     weight[:, model.classes_] = torch.from_numpy(coefficients.T / length).float()
     bias[model.classes_] = torch.from_numpy(constants).float()
     return weight, bias

@@ -149,12 +149,15 @@ def _unreadable(name: str, files: PretrainedFiles, error: Exception) -> ConfigEr
 
 
 def context_length(config: Any) -> int | None:
-    """Positions that a model was made for; None where its configuration names no number."""
-    for key in ("max_position_embeddings", "n_positions"):
-        length = getattr(config, key, None)
-        if isinstance(length, int) and length > 0:
-            return length
-    return None
+    """Positions that a model was made for; None where its configuration names no number.
+
+    Of a model with a sliding window those that the window sees: beyond it a layer reads a part of the sequence, and
+    what is scored in blocks would not be what was trained.
+    """
+    lengths = [getattr(config, key, None) for key in ("max_position_embeddings", "n_positions")]
+    known = [next((length for length in lengths if isinstance(length, int) and length > 0), None)]
+    known.append(getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None)
+    return min((length for length in known if isinstance(length, int) and length > 0), default=None)
 
 
 def check_context(name: str, context: int | None, needed: int, prefix: int, n_items: int, tokens_an_item: int) -> None:

@@ -271,9 +271,13 @@ class TextTask(Task):
         asked = torch.arange(targets.shape[1], device=ids.device) < n_asked[:, None]
         return _nll_of_words(states[asked], backbone.word_heads(), targets[asked])
 
+    def n_longer(self, rows: Answers) -> int:
+        """How many answers are longer than what is read of them."""
+        return self._encoded(rows.texts(self.column)).n_cut
+
     @torch.no_grad()
     def answer_nll(self, asker: Asker, rows: Answers, device: torch.device) -> Tensor:
-        """Negative log-likelihood of all tokens of the answers that interactions have. (N,)"""
+        """Negative log-likelihood of interactions' answers, of the first ``answer_tokens`` tokens of each. (N,)"""
         return self._token_nll(asker, *self.asks(asker, rows, device), self._encoded(rows.texts(self.column)), None)
 
     @torch.no_grad()

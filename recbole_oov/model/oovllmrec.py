@@ -25,11 +25,11 @@ from recbole_oov.data.content import item_content
 from recbole_oov.data.histories import NEXT_ITEMS, Histories
 from recbole_oov.data.oov_split import oov_mask
 from recbole_oov.data.text import item_texts, missing_text_problem
-from recbole_oov.errors import DataError
+from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.evaluation.item_blocks import Blocks, BlockScorer
 from recbole_oov.lm.backbone import EncoderDecoder, add_oov_tokens
 from recbole_oov.lm.backbone_maker import BackboneMaker
-from recbole_oov.lm.backbone_state import BackboneState, words_fingerprint
+from recbole_oov.lm.backbone_state import BackboneState, prompts_fingerprint, words_fingerprint
 from recbole_oov.lm.beam import as_scores, beam_search
 from recbole_oov.lm.explanation import TokenExplanation, explain_by_occlusion
 from recbole_oov.lm.identifiers import fine_tokens, make_vocabulary
@@ -98,6 +98,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         self._set_tasks(config, of_tasks, known)
         values = {name: task.values.tolist() for name, task in self.tasks.items() if isinstance(task, NumberTask)}
         self.register_buffer("words_fingerprint", words_fingerprint(self.word_tokenizer, values))
+        self.register_buffer("prompts_fingerprint", prompts_fingerprint(everything, text_ids[trained]))
         self.histories = histories
         self.decoding, self.n_beams = config["decoding"], config["n_beams"]
         self.placement: Placement | None = None
@@ -179,6 +180,11 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         oov = None if self.placement is None else self.placement.oov
         self.tree = TokenTree(vocabulary.item_cluster.to(self.device), self.n_clusters, oov)
         prefix = max(self._prefix_length(template) for template in self.prompts.all)
+        if not all(self._prefix_length(template) for template in self.prompts.all):
+            raise ConfigError(
+                "prompts: a template has nothing before {history}, so that nothing could be read for a user without "
+                "one; put words or {user} before it"
+            )
         own = fine.items if self.rank_tokens == "own" else None
         said = texts_of(self.trained_texts, vocabulary.item_cluster, self.n_clusters, own)
         n_oov = self.n_clusters + fine.total
@@ -562,7 +568,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         """Scores of items that are in no data set, beside those of :meth:`full_sort_predict`.
 
         Args:
-            users: Internal ids; each is asked after all of their training items. (B,)
+            users: Internal ids; each is asked after the newest of their training items. (B,)
             content: As :func:`~recbole_oov.data.content.new_item_content` makes it. (N, content_dim)
 
         Returns:
@@ -579,6 +585,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         return interaction
 
     def _after_training(self, users: Tensor) -> Interaction:
+        """Rows that ask after the newest ``MAX_ITEM_LIST_LENGTH`` training items of users."""
         items, lengths = self.histories.newest(users, self.max_seq_length)
         return Interaction({self.USER_ID: users, self.ITEM_SEQ: items, self.ITEM_SEQ_LEN: lengths})
 

@@ -1,4 +1,4 @@
-"""OOVLLMRec as a general recommender: asked for a user, after all of the user's training items.
+"""OOVLLMRec as a general recommender: asked for a user, after the newest of the user's training items.
 
 It stands beside general recommenders and the cold-start family, on the same splits and the same cases.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from recbole.data.interaction import Interaction
 from recbole.utils import InputType, ModelType
 from torch import Tensor
@@ -20,7 +21,7 @@ class OOVLLMRecGeneral(OOVLLMRec):
 
     A user's training items are the history, by time (``history_order: time``), or in a new order each epoch
     (``random``, and without a time). Each is learned from those before it; in validation and test one ranking a user is
-    asked for, after all of them. Options: ``properties/model/OOVLLMRec.yaml``.
+    asked for, after the newest ``MAX_ITEM_LIST_LENGTH`` of them. Options: ``properties/model/OOVLLMRec.yaml``.
     """
 
     type = ModelType.GENERAL
@@ -33,6 +34,12 @@ class OOVLLMRecGeneral(OOVLLMRec):
             self.logger.warning(
                 f"history_order: no {config['TIME_FIELD']} is loaded, so that histories have no order; they are put "
                 f"into a new one each epoch, as with random"
+            )
+        longer = int((np.diff(self.histories.offsets) > self.max_seq_length).sum())
+        if longer:
+            self.logger.warning(
+                f"MAX_ITEM_LIST_LENGTH: {longer} of {len(self.histories)} users have more than {self.max_seq_length} "
+                f"training items; rankings read the newest {self.max_seq_length} of them"
             )
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:

@@ -146,6 +146,10 @@ class Recommender:
         unknown = sorted({self.names.item(int(item)) for items in ids for item in items[self._oov[items]]})
         if unknown and not getattr(self.model, "needs_content", False):
             notes.append(f"no training row has {', '.join(unknown[:5])}, of which the model has learned nothing")
+        longest = self._scores.longest_history
+        for at, items in enumerate(ids, start=1):
+            if longest is not None and len(items) > longest:
+                notes.append(f"of history {at} the newest {longest} of {len(items)} items are read")
         values = self._scores.of_histories(ids)
         seen = [items if not keep_seen else items[:0] for items in ids]
         values = self._candidates(values, seen, group)
@@ -189,6 +193,7 @@ class Recommender:
 
     def _candidates(self, scores: Tensor, seen: Sequence[Tensor], group: Group) -> Tensor:
         """Scores in which what is not to be recommended is -inf. (B, n_items)"""
+        scores[scores <= torch.finfo(scores.dtype).min] = -torch.inf  # what beam search did not find
         scores[:, 0] = -torch.inf
         if group != "overall":
             scores[:, ~self._oov if group == "oov" else self._oov] = -torch.inf
@@ -212,7 +217,7 @@ class Recommender:
             at = int(left.argmin())
             raise ConfigError(
                 f"k: {k} is more than the {int(left[at])} items ({group}) that {cases[at]} can be recommended; give a "
-                f"smaller k"
+                f"smaller k{_beams(self.model)}"
             )
         best, items = fair_topk(values, k, numbers, torch.arange(values.shape[1]))
         return [
@@ -385,6 +390,13 @@ def _one_or_many(name: str, one: Any | None, many: Sequence[Any] | None) -> Sequ
     if many is not None and (isinstance(many, str) or len(many) == 0):
         raise ConfigError(f"{name}: {many!r} is not allowed; give a list that is not empty")
     return many
+
+
+def _beams(model: Any) -> str:
+    """What else can be done about a short list, where beams make it."""
+    if getattr(model, "decoding", None) != "beam":
+        return ""
+    return f", or train with decoding: exact or more than n_beams: {model.n_beams}"
 
 
 def _check_question(users: object, histories: object, new_items: object) -> None:

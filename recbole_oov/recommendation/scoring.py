@@ -73,6 +73,13 @@ class Scores:
             f"{', '.join((*_LINEAR, *_AUTO_ENCODERS))}"
         )
 
+    @property
+    def longest_history(self) -> int | None:
+        """How many items of a history are read, the newest; None for all of them."""
+        if self.sequential and getattr(self.model, "score_histories", None) is None:
+            return int(self.model.max_seq_length)
+        return None
+
     # ---- what models read ----
 
     def _next_rows(self, users: Tensor) -> Interaction:

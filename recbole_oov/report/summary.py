@@ -33,7 +33,7 @@ COSTS = {
     "peak GPU MiB": ("peak_gpu_memory_mib",),
     "parameters": ("parameters",),
     "diversity": ("diagnostics", "diversity"),
-    "memorisation": ("diagnostics", "memorisation_items"),
+    "memorisation (items)": ("diagnostics", "memorisation_items"),
 }
 """What a cell cost, or what its model said of itself, and where a row has it."""
 _OF_BASE = {"train s": "base_seconds", "train CPU s": "base_cpu_seconds"}

@@ -77,7 +77,7 @@ class OOVLLMRecTrainer(AllPositionMixin, EvaluationMixin, Trainer):
         results: TaskResults = {}
         if model.direct is not None:
             ranked_by, other = model.rank_by, _OTHER_RANKING[model.rank_by]
-            model.rank_by = other
+            model.rank_by, model._calibrated = other, False  # placed items weigh by what they are ranked by
             masks = self.config["mask_history"]
             try:
                 results[other] = {}
@@ -89,6 +89,7 @@ class OOVLLMRecTrainer(AllPositionMixin, EvaluationMixin, Trainer):
                     results[other][who] = {metric: float(value) for metric, value in metrics.items()}
             finally:
                 model.rank_by, self.config["mask_history"] = ranked_by, masks
+                model._calibrated = False
         model.eval()
         for task in model.tasks.values():
             asked = answers_of(eval_data._dataset, task.prompts.columns).that_say(task.column)
@@ -107,6 +108,12 @@ class OOVLLMRecTrainer(AllPositionMixin, EvaluationMixin, Trainer):
             true = np.asarray(asked.columns[column])
             return {who: number_metrics(predicted, true) for who, predicted in numbers.items()}
         assert isinstance(task, TextTask)
+        if n_longer := task.n_longer(asked):
+            most = self.config["answer_tokens"]
+            self.logger.warning(
+                f"answer_tokens: {n_longer} of {len(asked)} held-out texts in the column {column} are longer than "
+                f"{most} tokens; perplexity is of the first {most}, and what is written ends there"
+            )
         texts, nll = {name: list[str]()}, list[torch.Tensor]()
         for part in shown:
             texts[name] += task.write(model, part, self.device)

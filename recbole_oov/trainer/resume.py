@@ -6,6 +6,7 @@ epochs before is done: training, evaluation, early stopping, the best checkpoint
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -207,7 +208,9 @@ class ResumeMixin:
             state |= others[rank - 1]
         self.saved_model_file = str(model_file(path))
         put_back(self._owners, self._registered(), {"trainer": state["trainer"], **state["attributes"]})
+        before = {id(weights): name for name, weights in self.model.named_parameters()}
         self.model.load_state_dict(state["state_dict"])
+        follow(self._steppers.values(), before, dict(self.model.named_parameters()))
         for name, weights in self.model.named_parameters():
             weights.requires_grad_(name not in state["frozen"])
         for name, stepper in self._steppers.items():
@@ -247,6 +250,25 @@ class ResumeMixin:
         for path, generator in found.items():
             set_generator_state(generator, state["generators"][path])
         set_random_state(state["random"])
+
+
+def follow(steppers: Iterable[Any], before: Mapping[int, str], now: Mapping[str, Any]) -> None:
+    """Let optimisers train the parameters that a model has now, where loading made new ones of the same names.
+
+    Args:
+        steppers: Optimisers without a state, and schedulers, which are left alone.
+        before: Names of the parameters by the identity that they had.
+        now: Parameters by name.
+
+    Raises:
+        CheckpointError: A parameter that is trained has gone.
+    """
+    for stepper in steppers:
+        for group in getattr(stepper, "param_groups", []):
+            gone = [before[id(p)] for p in group["params"] if id(p) in before and before[id(p)] not in now]
+            if gone:
+                raise CheckpointError(f"the checkpoint's model has no {', '.join(gone)}, which this run would train")
+            group["params"] = [now[before[id(p)]] if id(p) in before else p for p in group["params"]]
 
 
 def cannot_resume(trainer: Any) -> str | None:

@@ -22,7 +22,7 @@ from recbole_oov.cli import main
 from recbole_oov.compat import load_checkpoint
 from recbole_oov.errors import ConfigError
 from recbole_oov.runner import prepare
-from recbole_oov.trainer.resume import ResumeMixin, cannot_resume
+from recbole_oov.trainer.resume import ResumeMixin, cannot_resume, follow
 from recbole_oov.trainer.state import random_state
 
 SEQUENTIAL = {"hidden_size": 16, "inner_size": 16, "n_heads": 2, "n_layers": 1, "MAX_ITEM_LIST_LENGTH": 8}
@@ -395,3 +395,19 @@ def test_a_name_that_is_taken_is_not_taken_again(options: Callable[..., dict[str
     Path("BPR-now-2.json").touch()
     assert _unused(Path("BPR-now.json")) == Path("BPR-now-3.json")
     assert SimpleNamespace(path=_unused(Path("BPR-then.json"))).path == Path("BPR-then.json")
+
+
+def test_optimisers_follow_parameters_that_loading_made_anew() -> None:
+    """OOVLLMRec takes the checkpoint's vocabulary, and with it new parts, where this machine would make another."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    before = {id(weights): name for name, weights in model.named_parameters()}
+    model[1] = torch.nn.Linear(2, 2)
+    follow([optimizer, scheduler], before, dict(model.named_parameters()))
+    weights = model[1].weight.detach().clone()
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(model[1].weight, weights)
+    with pytest.raises(CheckpointError, match=r"the checkpoint's model has no 1.weight, 1.bias"):
+        follow([optimizer], {id(w): n for n, w in model.named_parameters()}, dict(model[:1].named_parameters()))

@@ -16,6 +16,7 @@ from recbole.utils import get_model, init_seed
 from recbole_oov.data.histories import NEXT_ITEMS
 from recbole_oov.errors import ConfigError
 from recbole_oov.lm.backbone import Backbone, EncoderDecoder, check_siblings
+from recbole_oov.lm.item_text import text_tokens
 from recbole_oov.lm.token_init import TokenTexts, initial_rows
 
 KINDS = ("llama", "llama-untied", "qwen2", "gpt2", "t5")
@@ -120,12 +121,9 @@ def test_a_batch_of_others_changes_nothing_for_an_encoder(circles: Any, folder: 
 def test_the_first_id_of_a_tokenizer_is_a_word_as_any_other(circles: Any, folder: Any) -> None:
     """GPT-2's is '!': an id of 0 in a text is no padding."""
     model = build(circles, folder("gpt2"), prompts="sequential-text", item_text_tokens=3)
-    assert model.maker.encode("!")[-1] == 0 or 0 in model.maker.encode("!!")
-    text = model.text_ids.clone()
-    assert model.item_real[1:, 2:].all()
-    model.item_blocks[:, 2] = 0
-    assert model.item_real[1:, 2:].all()
-    assert text.shape == (25, 3)
+    assert model.text_ids.shape == (25, 3) and model.item_real[1:, 2:].all()
+    ids, real = text_tokens(["", "!!"], model.maker, 3)
+    assert ids[1, 1:].tolist() == [0, 0] and real[1].tolist() == [True, True, False]
 
 
 # ---- training ----
@@ -286,7 +284,39 @@ def test_a_checkpoint_is_refused_on_another_backbone(circles: Any, folder: Any, 
         other.load_state_dict(model.state_dict())
 
 
+def test_a_checkpoint_is_refused_on_the_same_backbone_with_other_weights(
+    circles: Any, folder: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of the same model trained further: the configuration, and the names and sizes of files, are equal."""
+    from safetensors.torch import load_file, save_file
+
+    model = build(circles, folder("llama"))
+    name = language_models.write(tmp_path / "other", "llama")
+    same = build(circles, name)
+    assert torch.equal(same.maker.fingerprint, model.maker.fingerprint)
+    file = Path(name) / "model.safetensors"
+    weights = load_file(file)
+    changed = {"model.layers.1.mlp.up_proj.weight": weights["model.layers.1.mlp.up_proj.weight"] * 1.001}
+    save_file({**weights, **changed}, file, metadata={"format": "pt"})
+    other = build(circles, name)
+    assert torch.equal(other.maker.earlier_fingerprint, model.maker.earlier_fingerprint)
+    with pytest.raises(ConfigError, match=r"its config.json or its weights are others"):
+        other.load_state_dict(model.state_dict())
+    earlier = {**model.state_dict(), "backbone_fingerprint": model.maker.earlier_fingerprint}
+    other.load_state_dict(earlier)
+    assert "that the weights are the same cannot be told" in caplog.text
+
+
 # ---- what is refused ----
+
+
+def test_a_history_longer_than_a_sliding_window_is_refused(circles: Any, tmp_path: Path) -> None:
+    window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
+    name = language_models.write(tmp_path / "lm", "qwen2", **window)
+    with pytest.raises(ConfigError, match=r"MAX_ITEM_LIST_LENGTH: .* positions, and the backbone .* has 8"):
+        build(circles, name)
+    unused = language_models.write(tmp_path / "unused", "qwen2", **{**window, "use_sliding_window": False})
+    build(circles, unused)
 
 
 def test_siblings_that_stand_at_other_places_are_found_out(folder: Any) -> None:

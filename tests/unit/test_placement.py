@@ -17,7 +17,7 @@ from recbole_oov.data.content import item_content
 from recbole_oov.data.histories import Histories
 from recbole_oov.data.oov_split import oov_mask
 from recbole_oov.errors import ConfigError
-from recbole_oov.lm.placement import Placement, fit_content_map, placed
+from recbole_oov.lm.placement import Placement, fit_content_map, fit_shares, placed
 from recbole_oov.lm.vocabulary import OOVVocabulary
 from recbole_oov.recommendation import Recommender
 from recbole_oov.runner import trainer_class
@@ -101,6 +101,25 @@ def test_shares_are_probabilities_of_the_clusters_that_hold_items() -> None:
     assert (log_shares[:, 2:].exp() == 0).all(), "no item is in the cluster of users, nor in the reserved one"
     assert log_shares[[8, 10, 11]].argmax(1).tolist() == [0, 0, 0] and log_shares[9].argmax() == 1
     assert log_shares[11, 0] < log_shares[8, 0], "less is said of the last item"
+
+
+def test_where_one_cluster_holds_all_items_it_has_all_of_every_item() -> None:
+    weight, bias = fit_shares(torch.rand(5, 3), torch.full((5,), 2), 4)
+    shares = (torch.rand(7, 3) @ weight + bias).softmax(dim=1)
+    assert shares.tolist() == [[0.0, 0.0, 1.0, 0.0]] * 7
+
+
+def test_the_weight_of_new_items_follows_what_is_ranked_by(data_path: Path) -> None:
+    split = Split(data_path, tasks=["direct"])
+    trainer = trainer_class(split.config)(split.config, split.model)
+    rows = split.loaders[2]._dataset.inter_feat[:9]
+    before = split.model.full_sort_predict(rows)
+    trainer.remember(*split.loaders[:2])
+    measured = trainer.task_results(split.loaders[2])["direct"]["OOVLLMRec"]
+    assert torch.equal(split.model.eval().full_sort_predict(rows), before)
+    split.model.rank_by, split.model._calibrated = "direct", False
+    own = trainer.evaluate(split.loaders[2], load_best_model=False)
+    assert measured == pytest.approx({name: float(value) for name, value in own.items()})
 
 
 def test_no_item_is_placed_among_users_alone() -> None:
@@ -253,6 +272,19 @@ def test_beams_as_wide_as_the_clusters_rank_as_exact_scores_do(split: Split) -> 
         model.decoding = "exact"
 
 
+def test_beams_recommend_no_more_than_they_find(split: Split) -> None:
+    recommender = Recommender(split.config, split.model, split.train_set)
+    user = recommender.names.user(int(split.loaders[2]._dataset.inter_feat["user_id"][0]))
+    n_beams = split.model.n_beams
+    try:
+        split.model.decoding, split.model.n_beams = "beam", 4
+        assert len(recommender.recommend(user=user, k=4, keep_seen=True)) == 4
+        with pytest.raises(ConfigError, match=r"k: 6 is more than the 4 items .* more than n_beams: 4"):
+            recommender.recommend(user=user, k=6, keep_seen=True)
+    finally:
+        split.model.decoding, split.model.n_beams = "exact", n_beams
+
+
 @pytest.mark.parametrize("oov_items", ["placed", "spread"])
 def test_interactions_of_new_items_are_never_read(tmp_path: Path, oov_items: str) -> None:
     """Give every interaction of an OOV item to another user: tokens, guesses and scores stay bit for bit the same."""
@@ -302,6 +334,8 @@ def test_the_newest_items_of_users() -> None:
         ({"oov_tokens": "random"}, "oov_items: placed maps content to walks and needs oov_tokens: clustered"),
         ({"decoding": "greedy"}, "decoding: 'greedy' is not one of exact, beam"),
         ({"n_beams": 0}, "n_beams: 0 is not allowed"),
+        ({"decoding": "beam", "n_beams": 9, "topk": [5, 10]}, "n_beams: 9 beams find no 10 items, which topk asks for"),
+        ({"item_text_tokens": 0}, "item_text_tokens: 0 is not allowed; give a whole number, at least 1"),
     ],
 )
 def test_options_that_cannot_work_are_refused(data_path: Path, options: dict[str, Any], message: str) -> None:

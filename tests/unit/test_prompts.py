@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from recbole_oov.errors import ConfigError
 from recbole_oov.lm.backbone import add_oov_tokens, tiny_tokenizer
@@ -105,5 +107,8 @@ def test_oov_tokens_follow_the_words_and_stay_whole() -> None:
     words = len(tokenizer)
     assert add_oov_tokens(tokenizer, ["<CT0>", "<CT1>", "<1001>"]) == words
     assert tokenizer.encode("<CT1><1001>") == [words + 1, words + 2]
+    known = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<CT1>": 0, "a": 1}, unk_token="a")))
+    with pytest.raises(ConfigError, match="already has the token '<CT1>'"):
+        add_oov_tokens(known, ["<CT0>", "<CT1>"])  # among its ordinary words
     with pytest.raises(ConfigError, match="already has the token '<CT1>'"):
         add_oov_tokens(tokenizer, ["<CT1>", "<CT2>"])

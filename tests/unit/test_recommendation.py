@@ -308,6 +308,19 @@ def test_sequential_models_go_on_with_the_whole_training_history(name: str, circ
         assert {line.item: line.score for line in of_history} == pytest.approx(scored, abs=1e-5)
 
 
+def test_a_history_longer_than_what_is_read_is_said(ready: Any) -> None:
+    asked = recommender(ready("OOVLLMRec"))
+    longest = asked.model.max_seq_length
+    history = [f"i{1 + at % 9}" for at in range(longest + 3)]
+    found = asked.recommend(history=history, k=3, scores=True)
+    note = f"of history 1 the newest {longest} of {longest + 3} items are read"
+    assert note in found.notes
+    newest = asked.recommend(history=history[-longest:], k=3, scores=True)
+    assert not any("newest" in one for one in newest.notes)
+    if set(history) == set(history[-longest:]):
+        assert items_of(newest) == items_of(found)
+
+
 @pytest.mark.parametrize("name", ["BPR", "LightGCN", "DeepMusic"])
 def test_embeddings_of_users_cannot_be_had_for_a_history(name: str, ready: Any) -> None:
     with pytest.raises(ConfigError, match="cannot recommend by a history"):

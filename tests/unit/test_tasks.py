@@ -296,8 +296,34 @@ def test_a_checkpoint_of_other_words_is_refused(data_path: Path, tmp_path: Path,
     fresh, _ = build(tmp_path, tasks=["direct", "rating", "explanation"])
     with pytest.raises(ConfigError, match="the checkpoint was trained with other words"):
         fresh.load_state_dict(model.state_dict())
-    state = {name: value for name, value in model.state_dict().items() if name != "words_fingerprint"}
-    build(data_path, tasks=["direct", "rating", "explanation"])[0].load_state_dict(state)  # of before there was one
+    fingerprints = ("words_fingerprint", "prompts_fingerprint")
+    state = {name: value for name, value in model.state_dict().items() if name not in fingerprints}
+    build(data_path, tasks=["direct", "rating", "explanation"])[0].load_state_dict(state)  # of before there were any
+
+
+def test_a_checkpoint_of_other_prompts_is_refused(data_path: Path, tmp_path: Path) -> None:
+    """The same words in another order: the tokenizer cannot tell."""
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "seen: ['{user} has chosen {history}', 'has chosen {user} {history}']\nunseen: ['{user} has {history}']"
+    )
+    model, _ = build(data_path, prompts=str(file))
+    file.write_text(
+        "seen: ['{user} has chosen {history}', 'has chosen {user} {history}']\nunseen: ['has {user} {history}']"
+    )
+    build(data_path, prompts=str(file))[0].load_state_dict(model.state_dict())  # of which nothing was learned
+    file.write_text(
+        "seen: ['has chosen {user} {history}', '{user} has chosen {history}']\nunseen: ['{user} has {history}']"
+    )
+    with pytest.raises(ConfigError, match="the checkpoint was trained with other prompts"):
+        build(data_path, prompts=str(file))[0].load_state_dict(model.state_dict())
+
+
+def test_a_prompt_of_the_history_alone_is_refused(data_path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("seen: ['{history}']")
+    with pytest.raises(ConfigError, match=r"prompts: a template has nothing before \{history\}"):
+        build(data_path, prompts=str(file))
 
 
 def test_words_of_interactions_are_in_the_fingerprint_of_the_data(data_path: Path, tmp_path: Path) -> None:
