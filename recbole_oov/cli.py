@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,19 +27,21 @@ HELP = f"""recbole_oov {__version__}: out-of-vocabulary items, users and LLM rec
   run_recbole_oov.py bench [SUITE …] [--repeats=5] [--output=FOLDER] [--data_path=FOLDER] [--plot=FILE.svg] [--json]
       Measure the plugin beside RecBole's own path, answers compared (docs/results/speed.md); --growth, --quality.
   run_recbole_oov.py recommend --checkpoint=saved/NAME.json (--user=ID | --history="ID ID" | --new_items=FILE) [--k=N]
-      Items for a user or a history, users for new items by their content; --groups, --scores, --keep_seen, --json;
-      --explain: what of the history moved the scores (OOVLLMRec).
+      Items for a user or a history, users for new items by their content; --users="ID ID"; --groups=iv|oov|overall,
+      --scores, --keep_seen, --json, --data_path=FOLDER; --explain: what of the history moved the scores;
+      --answers=TASKS: what the model says about the items (both OOVLLMRec).
   run_recbole_oov.py report FILE.yaml|FOLDER [--reference=NAME] [--k=N]
       Write tables, HTML page and plots of the results that are there again, without running anything.
   run_recbole_oov.py from-csv FILE.csv --name=NAME --user=COLUMN --item=COLUMN [--items=ITEMS.csv --text=[COLUMNS]] …
-      Make a data set of CSV files (docs/own-data.md).
+      Make a data set of CSV files (docs/own-data.md); --time, --rating: columns of interactions; --item_id, --token,
+      --number: columns of items; --output=FOLDER, --separator=CHARACTER.
   run_recbole_oov.py describe DATASET [--plot=FILE.png] [--json] [--KEY=VALUE …]
       What is in a data set, and what each protocol would leave of it.
   run_recbole_oov.py encode --dataset=NAME --output=FILE.npz [--content=ENCODER] [--KEY=VALUE …]
       Item text to a content file, once, for --content="{{from: file, path: FILE.npz}}".
   run_recbole_oov.py export --checkpoint=saved/NAME.json --output=FOLDER [--format=npy|parquet] [--index=faiss]
       Embeddings of items and users by whose dot product a model ranks.
-  run_recbole_oov.py push --checkpoint=saved/NAME.json --to=FOLDER|hf://owner/name
+  run_recbole_oov.py push --checkpoint=saved/NAME.json --to=FOLDER|hf://owner/name [--license=ID --evaluate --private]
   run_recbole_oov.py pull --from=FOLDER|hf://owner/name --to=FOLDER
       A checkpoint as a folder with a model card, for others, and back (docs/tools.md).
   run_recbole_oov.py doctor [--json]
@@ -58,27 +62,41 @@ def main(argv: Sequence[str]) -> int:
         user gave, which is printed without a traceback; 130 after an interruption.
     """
     if any(argument in ("-h", "--help", "help") for argument in argv):
-        print(HELP, end="")
+        print(_help_of(argv[0]), end="")
         return 0
     if "--version" in argv:
         print(__version__)
         return 0
     name, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("run", argv)
     try:
-        command = _COMMANDS.get(name)
+        command = COMMANDS.get(name)
         if command is None:
-            raise ConfigError(f"there is no command {name!r}; there are {', '.join(_COMMANDS)} (see --help)")
+            raise ConfigError(f"there is no command {name!r}; there are {', '.join(COMMANDS)} (see --help)")
         if name != "run" and torchrun_group() is not None:
             raise ConfigError(f"torchrun: {name} runs in one process; start it without torchrun")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")  # of no use to whoever types
-            return command(list(rest)) or 0
+            status = command(list(rest)) or 0
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:  # whoever read along, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except RecBoleOOVError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the last checkpoint that was saved is whole", file=sys.stderr)
         return 130
+
+
+def _help_of(name: str) -> str:
+    """The part of the help about one command; all of it where the name is none."""
+    title, *parts = re.split(r"^(?=  run_recbole_oov\.py )", HELP, flags=re.MULTILINE)
+    together = ("push", "pull")  # they share a description
+    wanted = together if name in together else (name,)
+    of_command = [part for part in parts if part.split()[1].strip("[]") in wanted]
+    return title + "".join(of_command or parts)
 
 
 def entry() -> None:
@@ -122,7 +140,7 @@ def _benchmark(argv: list[str]) -> int:
     from recbole_oov.report.benchmark import benchmark, failed_cells
 
     if not argv or argv[0].startswith("-"):
-        raise ConfigError("benchmark: name a benchmark file, as in: benchmark properties/benchmark/ml-100k.yaml")
+        raise ConfigError("benchmark: name a benchmark file, as in: benchmark properties/benchmark/quick.yaml")
     options = parse_command_line(argv[1:])
     benchmark(argv[0], options)
     failed = failed_cells(argv[0], options)
@@ -162,12 +180,14 @@ def _tool(module: str, name: str) -> Callable[[list[str]], None]:
 
 
 def _models(argv: list[str]) -> None:
+    if argv:
+        raise ConfigError(f"models: {argv[0]!r} is not an option; it has none")
     ours = set(registry.plugin_model_names())
     for name in registry.model_names():
         print(f"{name}{'  (recbole_oov)' if name in ours else ''}")
 
 
-_COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "run": _run,
     "benchmark": _benchmark,
     "bench": _bench,

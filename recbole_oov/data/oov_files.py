@@ -36,7 +36,10 @@ def part_files(folder: Path) -> dict[str, Path]:
         ConfigError: The folder is missing, or a part has no file or two.
     """
     if not folder.is_dir():
-        raise ConfigError(f"eval_args split OOV files: there is no folder {folder}; name the folder of a split")
+        raise ConfigError(
+            f"eval_args split OOV files: there is no folder {folder}; name the folder of a split, or "
+            f"random, time or popularity for one that is made (oov_split)"
+        )
     found: dict[str, Path] = {}
     for part in PARTS:
         names = {part, _PUBLISHED[part], _PUBLISHED[part].replace("_val", "_valid")}

@@ -591,7 +591,7 @@ class GroupedEvaluator(Evaluator):
         result: dict[str, float] = OrderedDict()
         for group in dataobject:
             own = results.get(group, dict.fromkeys(names, np.nan))
-            result.update({prefixed(group, name): value for name, value in own.items()})
+            result.update({prefixed(group, name): float(value) for name, value in own.items()})
         self.last = Evaluation(dataobject, self.metric_class, patterns, result)
         return result
 

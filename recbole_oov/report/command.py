@@ -11,7 +11,7 @@ from recbole_oov.report.benchmark import cells_of
 from recbole_oov.report.cells import Cell
 from recbole_oov.report.progress import screen
 from recbole_oov.report.results import read_results, writing_to
-from recbole_oov.report.spec import read_spec
+from recbole_oov.report.spec import benchmark_file, read_spec
 from recbole_oov.report.summary import Rows
 from recbole_oov.report.tables import write_report
 
@@ -33,7 +33,7 @@ def report(target: str, overrides: Mapping[str, Any]) -> Path:
     Raises:
         ConfigError: There are no results, an option is none, or the rows cannot be compared.
     """
-    if not Path(target).exists():
+    if not benchmark_file(target).exists():
         raise ConfigError(f"report: there is no file or folder {target}; name a benchmark file or a folder of results")
     if Path(target).is_dir():
         unknown = sorted(set(overrides) - set(_OF_FOLDER))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import yaml
 
 from recbole_oov.config.reading import shown
+from recbole_oov.config.rules import RULES
 from recbole_oov.errors import ConfigError
+from recbole_oov.registry import properties_folder
 from recbole_oov.report.checks import names_of, problems_of
 from recbole_oov.report.space import Space, read_space
 
@@ -57,12 +60,18 @@ class Part:
 
 def read_spec(file: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a benchmark file, checked. Raises ConfigError."""
-    path = Path(file)
+    path = benchmark_file(file)
     spec = _read(path)
     spec["folder"] = str(path.parent)
     # For whoever reads the results; where the file lies on this machine is nobody's business.
-    spec["command"] = f"python run_recbole_oov.py benchmark {path.name if path.is_absolute() else path.as_posix()}"
+    spec["command"] = (
+        f"python run_recbole_oov.py benchmark {given.name if (given := Path(file)).is_absolute() else given.as_posix()}"
+    )
     common = {key: value for key, value in overrides.items() if key not in _KEYS}
+    for key in common:
+        near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.8)
+        if near and key not in RULES:
+            raise ConfigError(f"benchmark: --{key} is not an option; did you mean --{near[0]}?")
     seeds = overrides.get("seeds")
     given_tune = overrides.get("tune")
     if isinstance(given_tune, Mapping):
@@ -91,9 +100,18 @@ def read_spec(file: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
+def benchmark_file(file: str | Path) -> Path:
+    """The file; where there is none of that name, the one that ships with the project (``properties/benchmark``)."""
+    path = Path(file)
+    shipped = properties_folder() / "benchmark" / path.name
+    named = path.parent in (Path(), Path("properties/benchmark"))
+    return shipped if named and not path.exists() and shipped.is_file() else path
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"benchmark: there is no file {path}")
+        ours = ", ".join(sorted(one.name for one in (properties_folder() / "benchmark").glob("*.yaml")))
+        raise ConfigError(f"benchmark: there is no file {path}; those that ship with the project are {ours}")
     try:
         spec = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

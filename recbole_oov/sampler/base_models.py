@@ -20,9 +20,9 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_oov.errors import ConfigError
+from recbole_oov.randomness import random_state, set_random_state
 from recbole_oov.sampler.propagation import SymmetricMatrix
 from recbole_oov.sampler.work import Work
-from recbole_oov.trainer.state import random_state, set_random_state
 
 _GATHERED = 1 << 17
 """Numbers of candidates' vectors that are gathered at once on a CPU: half a MiB."""

@@ -38,7 +38,8 @@ def describe(argv: Sequence[str]) -> None:
     if not isinstance(as_json, bool):
         raise ConfigError(f"describe: json {as_json!r} is not allowed; it must be True or False")
     every_column = {} if any(a.startswith(("--load_col=", "--config_files=")) for a in rest) else {"load_col": None}
-    _, dataset, notes = open_dataset("Pop", [f"--dataset={argv[0]}", *rest], every_column)
+    as_they_are = {"normalize_all": False, "normalize_field": None}  # of times between 0 and 1 no date can be told
+    _, dataset, notes = open_dataset("Pop", [f"--dataset={argv[0]}", *rest], {**every_column, **as_they_are})
     users, items, times = columns(dataset)
     numbers, left = describe_interactions(users, items, times), what_is_left(users, items, times)
     coverage = column_coverage(dataset)

@@ -26,6 +26,7 @@ from torch import Tensor
 from recbole_oov.errors import ConfigError
 from recbole_oov.evaluation.groups import group_of
 from recbole_oov.processes import share_of, sum_of_all
+from recbole_oov.randomness import random_state, set_random_state
 from recbole_oov.sampler.base_models import BaseModel, base_model_of, check_learns_from_negatives
 from recbole_oov.sampler.choice import Sampler, get_sampler
 from recbole_oov.sampler.contest import Contender, Values, halving_sizes
@@ -36,7 +37,6 @@ from recbole_oov.sampler.search import Architecture, Steering, gradient_products
 from recbole_oov.sampler.work import dns_epoch
 from recbole_oov.trainer.pool_sampling import PoolSamplingMixin, PositiveLoader, positive_loader
 from recbole_oov.trainer.search_plot import save_plot
-from recbole_oov.trainer.state import random_state, set_random_state
 
 Options = dict[str, Any]
 

@@ -10,7 +10,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import InputType
 
 from recbole_oov.data.shares import SharedBatches
-from recbole_oov.trainer.state import random_state, set_random_state
+from recbole_oov.randomness import random_state, set_random_state
 
 _ROWS = 48
 _RTOL = 1e-4

@@ -20,15 +20,14 @@ from recbole_oov.checkpoints.values import Encoder
 from recbole_oov.data.identity import ids_fingerprint
 from recbole_oov.errors import ConfigError
 from recbole_oov.processes import from_all, from_first, share_of
+from recbole_oov.randomness import random_state, set_random_state
 from recbole_oov.trainer.state import (
     Watch,
     data_fingerprint,
     generator_state,
     generators,
     put_back,
-    random_state,
     set_generator_state,
-    set_random_state,
 )
 from recbole_oov.trainer.unfinished import model_file, options_of, progress_file
 

@@ -161,24 +161,6 @@ def _fits(current: np.ndarray[Any, Any], value: Any) -> bool:
     )
 
 
-def random_state() -> dict[str, Any]:
-    """The state of every generator of random numbers that a process shares: Python's, numpy's, torch's, the GPUs'."""
-    state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}  # noqa: NPY002
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Undo :func:`random_state`; the states of GPUs that this machine does not have are left out."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002
-    torch.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_available():
-        for device, of_device in enumerate(state.get("cuda", [])[: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(of_device.cpu(), device)
-
-
 def generators(roots: Mapping[str, Any]) -> dict[str, Any]:
     """The random generators that objects have of their own, by the path that leads to them; each once."""
     found: dict[str, Any] = {}

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import recbole_oov
-from recbole_oov.cli import main
+from recbole_oov.cli import COMMANDS, main
 from recbole_oov.testing import two_circles, write_atomic
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +52,7 @@ def test_the_main_command_ends_with_results_and_a_checkpoint(
     output = run_command(["--model=OOVLLMRec", *options(data_path, **SMALL)], capfd)
     assert re.search(r"best valid\s*: OrderedDict", output) and re.search(r"test result\s*: OrderedDict", output)
     assert "Train     0" in output and "Evaluate" in output, "progress is shown"
+    assert "np.float64" not in output
     assert [path.name for path in Path("saved").iterdir() if re.fullmatch(r"OOVLLMRec-.*\.json", path.name)]
     assert list(Path("log/OOVLLMRec").glob("*.log")) and list(Path("log_tensorboard").iterdir())
 
@@ -186,3 +187,20 @@ def test_help_version_models_and_unknown_commands(capsys: pytest.CaptureFixture[
     assert "OOVLLMRec  (recbole_oov)" in capsys.readouterr().out
     assert main(["trane"]) == 2
     assert "there is no command 'trane'" in capsys.readouterr().err
+    assert main(["models", "--x"]) == 2
+    assert "models: '--x' is not an option; it has none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("bench",)])
+def test_each_command_has_a_help_of_its_own(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert {line.split()[1].strip("[]") for line in said.splitlines() if line.startswith("  run_recbole_oov.py ")} == (
+        {"push", "pull"} if command in ("push", "pull") else {command}
+    )
+
+
+def test_a_reader_who_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} {ROOT / 'run_recbole_oov.py'} models | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr

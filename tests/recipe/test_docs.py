@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import recbole_oov
-from recbole_oov.cli import _COMMANDS, HELP, main
+from recbole_oov.cli import COMMANDS, HELP, main
 from recbole_oov.config import OOVConfig, parse_command_line
 from recbole_oov.report.benchmark import cells_of
 from recbole_oov.report.spec import read_spec
@@ -134,7 +134,7 @@ def test_the_everyday_commands(shop: Path, tmp_path: Path, capsys: pytest.Captur
 
 def test_every_command_is_described_and_in_the_help() -> None:
     pages = "\n".join(path.read_text(encoding="utf-8") for path in DOCS.glob("*.md"))
-    for command in _COMMANDS:
+    for command in COMMANDS:
         assert f"`{command}`" in pages or f"run_recbole_oov.py {command} " in pages, command
         assert f"run_recbole_oov.py {command}" in HELP or command == "run", command
 
@@ -185,7 +185,7 @@ def test_a_page_of_results_says_how_it_was_made(page: Path, monkeypatch: pytest.
             assert Path(options[0]).exists(), line
             options = options[1:]
         elif not command.startswith("--"):
-            assert command in _COMMANDS, line
+            assert command in COMMANDS, line
             continue
         else:
             options = [command, *options]

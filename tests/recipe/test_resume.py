@@ -21,9 +21,9 @@ from recbole_oov.checkpoints import CheckpointError, files, load, store
 from recbole_oov.cli import main
 from recbole_oov.compat import load_checkpoint
 from recbole_oov.errors import ConfigError
+from recbole_oov.randomness import random_state
 from recbole_oov.runner import prepare
 from recbole_oov.trainer.resume import ResumeMixin, cannot_resume, follow
-from recbole_oov.trainer.state import random_state
 
 SEQUENTIAL = {"hidden_size": 16, "inner_size": 16, "n_heads": 2, "n_layers": 1, "MAX_ITEM_LIST_LENGTH": 8}
 WALKS = {"walks_per_node": 2, "walk_length": 8, "walk_epochs": 1, "walk_dim": 8, "n_clusters": 3}

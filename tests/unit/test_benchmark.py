@@ -167,14 +167,27 @@ def test_bad_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         read_spec(str(path), {})
-    with pytest.raises(ConfigError, match="there is no file"):
+    with pytest.raises(ConfigError, match=r"there is no file .*; those that ship with the project are backbones.yaml"):
         read_spec(str(tmp_path / "none.yaml"), {})
+
+
+@pytest.mark.parametrize("name", ["quick.yaml", "properties/benchmark/quick.yaml"])
+def test_shipped_files_are_found_from_any_folder(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = read_spec(name, {})
+    assert spec["output"] == "results/quick" and spec["command"].endswith(f"benchmark {name}")
+    own = tmp_path / name
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text(f"{{{MODELS}, seeds: [1], dataset: x}}", encoding="utf-8")
+    assert read_spec(name, {})["seeds"] == [1], "a file of one's own comes first"
 
 
 def test_what_no_row_takes_is_refused_before_anything_runs(tmp_path: Path, circles: Any) -> None:
     file = spec_file(tmp_path, circles)
     with pytest.raises(ConfigError, match="lerning_rate is not an option; did you mean learning_rate"):
         benchmark(file, {"lerning_rate": 0.1})
+    with pytest.raises(ConfigError, match=r"benchmark: --job is not an option; did you mean --jobs\?"):
+        benchmark(file, {"job": 2})
     assert not (tmp_path / "out").exists()
 
 

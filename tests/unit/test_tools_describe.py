@@ -138,6 +138,13 @@ def test_the_command_as_json(tiny_dataset: Path, capsys: pytest.CaptureFixture[s
     ]
 
 
+def test_times_are_dates_though_recbole_scales_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """RecBole's settings of ml-100k bring all numbers, its times too, between 0 and 1."""
+    assert main(["describe", "ml-100k", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["first"][:10], found["last"][:10]) == ("1997-09-20", "1998-04-22")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
