@@ -11,10 +11,10 @@ from recbole_oov.report import drawings
 from recbole_oov.report.markup import Markup, join, tag
 from recbole_oov.report.provenance import provenance
 from recbole_oov.report.statistics import smaller_is_better
-from recbole_oov.report.summary import Estimate, Line, Table
-from recbole_oov.report.words import GROUPS, column_label, cost, interval, legend, metric_label, number, slug
+from recbole_oov.report.summary import SCORES, Estimate, Line, Table
+from recbole_oov.report.words import GROUPS, column_label, cost, interval, legend, metric_label, number, score, slug
 
-_COSTS = ("epochs", "epochs to best", "train s", "search CPU s", "peak MiB", "parameters")
+_COSTS = ("epochs", "epochs to best", "train s", "search CPU s", "peak MiB", "parameters", *SCORES)
 """The columns of cost; the others are in the CSV."""
 
 
@@ -149,7 +149,10 @@ def _row(line: Line, columns: list[tuple[str, str]], costs: list[str]) -> Markup
     cells = [tag("th", line.name, _badge(line), scope="row", data_value=line.name)]
     cells.append(tag("td", len(line.rows), data_value=len(line.rows)))
     cells += [_cell(line.estimates.get(column)) for column in columns]
-    cells += [tag("td", cost(value), data_value="" if value is None else value) for value in map(line.cost, costs)]
+    for name in costs:
+        value = line.cost(name)
+        text = score(value) if name in SCORES else cost(value)
+        cells.append(tag("td", text, data_value="" if value is None else value))
     return tag("tr", *cells)
 
 

@@ -36,6 +36,8 @@ COSTS = {
     "memorisation (items)": ("diagnostics", "memorisation_items"),
 }
 """What a cell cost, or what its model said of itself, and where a row has it."""
+SCORES = ("diversity", "memorisation (items)")
+"""Those of them that are no costs."""
 _OF_BASE = {"train s": "base_seconds", "train CPU s": "base_cpu_seconds"}
 """What is added to a cost: a base model that several rows share is part of what each of them needs."""
 

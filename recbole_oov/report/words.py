@@ -50,6 +50,11 @@ def cost(value: float | None) -> str:
     return f"{value:.0f}" if value >= 10 or value == round(value) else f"{value:.1f}"
 
 
+def score(value: float | None) -> str:
+    """What a model says of itself, on a scale from 0 to 1; nothing where it says nothing."""
+    return "" if value is None else f"{value:.3f}"
+
+
 def p_value(test: Comparison) -> str:
     """With the sign of the side: ``+1.3e-05`` is better than the reference; none where there is no difference."""
     side = "+" if test.better else "-" if test.difference else ""
