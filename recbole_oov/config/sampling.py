@@ -32,6 +32,10 @@ def sampler(values: Values, model_class: type | None) -> list[str]:
     if model_class is not None:
         reason = learns_pairwise(model_class)
         problems += [f"sampler: {reason}; {PAIRWISE_REMEDY}"] if reason else []
+        if not reason and trains_its_own_way(model_class) and not getattr(model_class, "needs_base_model", False):
+            problems.append(
+                f"sampler: {model_class.__name__} has a trainer of its own, which draws its negatives; {PAIRWISE_REMEDY}"
+            )
         if getattr(model_class, "searches_samplers", False):
             problems.append(f"sampler: {model_class.__name__} searches for one; name those to search among in samplers")
     return problems + one_negative("sampler", values)

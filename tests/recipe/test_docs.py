@@ -228,6 +228,32 @@ def test_the_published_tables_are_made_from_the_published_cells(line: str, monke
         assert (made / name).read_bytes() == (ROOT / output / name).read_bytes(), f"stale; write it again: {line}"
 
 
+def test_the_rows_of_the_samplers_are_the_published_ones() -> None:
+    """Intervals to the digit, p to two digits, the side that is better; parts by their headings."""
+    published = (DOCS / "results" / "negative-sampling" / "table.md").read_text(encoding="utf-8")
+    parts = {}
+    for part, body in re.findall(r"^## (.+)\n((?:(?!## ).*\n)+)", published, re.MULTILINE):
+        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in body.splitlines() if line[:1] == "|"]
+        at = next((place for place, name in enumerate(lines[0]) if name.startswith("p (")), 0)
+        parts[part] = {cells[0]: (cells[2], cells[3], cells[at]) for cells in lines[2:]}
+    compared = 0
+    for heading, body in re.findall(
+        r"^## (.+?) \(.*\)\n((?:(?!## ).*\n)+)", text_of("results/negative-sampling.md"), re.M
+    ):
+        rows = re.findall(r"^\| ([^|]+) \| \d \| (0[^|]+) \| (0[^|]+) \|.*\| (.*)\|$", body, re.MULTILINE)
+        for shown, recall, ndcg, p in rows:
+            name = re.sub(r" \(.*| of all.*|\*", "", shown)
+            wanted = parts[heading.replace(",", "")][name]
+            assert (recall, ndcg) == wanted[:2], (heading, shown)
+            side = {"+": "+", "−": "-"}.get(p[:1], "")
+            assert side == (wanted[2][:1] if wanted[2][:1] in "+-" else ""), (heading, shown)
+            if p.strip():
+                said, value = float(p.lstrip("+− ")), float(wanted[2].lstrip("+-"))
+                assert said == pytest.approx(value, rel=0.05, abs=0.005 if value > 0.01 else 0), (heading, shown)
+            compared += 1
+    assert compared >= 42
+
+
 def test_the_readme_s_tables_are_the_published_ones() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     tables = re.findall(r"^\| model \| all items \|.*\n(?:\|.*\n)+", readme, re.MULTILINE)

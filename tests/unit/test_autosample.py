@@ -389,6 +389,7 @@ def test_what_cannot_work_is_refused_before_data_is_loaded(circles: Any, options
             r"SASRec is no general recommender but sequential",
         ),
         ("MultiDAE", {"sampler": "dns"}, r"MultiDAE learns from whole histories"),
+        ("NCL", {"sampler": "dns"}, r"sampler: NCL has a trainer of its own, which draws its negatives; choose"),
     ],
 )
 def test_samplers_that_cannot_work_are_refused(circles: Any, model: str, options: Any, message: str) -> None:

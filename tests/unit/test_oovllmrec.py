@@ -155,8 +155,18 @@ def test_it_learns_what_decides_the_next_item(
     assert result["recall@1"] > 0.7
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"oov_tokens": "semantic", "item_augmentation": 0},
+        {"item_vectors": "both", "residual_codes": 1},
+        {"prompts": "sequential-text", "item_text_tokens": 4, "rank_tokens": "own"},
+    ],
+    ids=["clustered", "semantic", "content", "text"],
+)
 def test_held_out_targets_change_nothing_that_is_learned(
-    circles: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    circles: Any, more: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Permute every validation and test target: tokens and trained weights stay bit for bit the same."""
     monkeypatch.chdir(tmp_path)
@@ -173,7 +183,7 @@ def test_held_out_targets_change_nothing_that_is_learned(
     weights = []
     for name, lists in (("one", histories), ("two", permuted)):
         write_atomic(tmp_path / name, "circles", lists, titles)
-        options = {"data_path": str(tmp_path / name), "epochs": 2, "stopping_step": 50}
+        options = {"data_path": str(tmp_path / name), "epochs": 2, "stopping_step": 50, **more}
         model, _ = train(circles, None, **options)
         weights.append(model.state_dict())
     assert weights[0].keys() == weights[1].keys()

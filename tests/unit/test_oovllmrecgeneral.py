@@ -84,6 +84,18 @@ def test_histories_of_a_general_data_set_are_in_the_order_of_time(tmp_path: Path
         assert places == sorted(places) and len(places) >= 2
 
 
+def test_users_with_more_items_than_a_ranking_reads_are_counted(tastes: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ready = trained(tastes, epochs=1, MAX_ITEM_LIST_LENGTH=4)
+    model = ready.model
+    longer = int((np.diff(model.histories.offsets) > 4).sum())
+    assert longer > 0 and f"{longer} of {len(model.histories)} users have more than 4 training items" in caplog.text
+    user = int(model.histories.user_ids[np.diff(model.histories.offsets).argmax()])
+    asked = model._after_training(torch.tensor([user]))
+    assert (
+        asked[model.ITEM_SEQ][0].tolist() == model.histories.of(np.diff(model.histories.offsets).argmax())[-4:].tolist()
+    )
+
+
 def test_it_recommends_explains_and_takes_new_items(tastes: Path) -> None:
     ready = trained(tastes, epochs=1, oov_items="spread")
     recommender = Recommender(ready.config, ready.model, ready.train_data._dataset)
