@@ -34,7 +34,8 @@ def sampler(values: Values, model_class: type | None) -> list[str]:
         problems += [f"sampler: {reason}; {PAIRWISE_REMEDY}"] if reason else []
         if not reason and trains_its_own_way(model_class) and not getattr(model_class, "needs_base_model", False):
             problems.append(
-                f"sampler: {model_class.__name__} has a trainer of its own, which draws its negatives; {PAIRWISE_REMEDY}"
+                f"sampler: {model_class.__name__} has a trainer of its own, which draws its negatives; "
+                f"{PAIRWISE_REMEDY}"
             )
         if getattr(model_class, "searches_samplers", False):
             problems.append(f"sampler: {model_class.__name__} searches for one; name those to search among in samplers")
