@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import recbole_oov
 from recbole_oov.cli import COMMANDS, HELP, main
@@ -155,6 +156,21 @@ def test_add_a_sampler(data_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(sys, "argv", ["my_sampler.py"])
     runpy.run_path("my_sampler.py", run_name="__main__")
     assert capsys.readouterr().out.count("recall@10") == 3
+    # The block after it: a row in a copy of the benchmark file, started from where the sampler is known.
+    (start,) = (block for block in blocks("add-a-sampler.md", "python") if "benchmark(" in block)
+    spec = yaml.safe_load((ROOT / "properties" / "benchmark" / "negative-sampling.yaml").read_text(encoding="utf-8"))
+    rows = {
+        "uniform": spec["models"]["uniform"],
+        "ranked": {"model": "$base", "sampler": {"name": "ranked", "rank": 3}},
+    }
+    common = {**spec["common"], "epochs": 1, "data_path": str(data_path), "leak_guard": "warn", "topk": [5]}
+    common["valid_metric"] = "NDCG@5"
+    part = {"dataset": "circles", "base": "BPR", "seeds": [1]}
+    mine = {**spec, "models": rows, "reference": "uniform", "common": common, "parts": {"mine": part}, "output": "out"}
+    Path("mine.yaml").write_text(yaml.safe_dump(mine), encoding="utf-8")
+    exec(compile(start, "block", "exec"), {})
+    found = [json.loads(line) for line in Path("out/results.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {row["name"]: "error" in row for row in found} == {"uniform": False, "ranked": False}
 
 
 REPRODUCE = lines("reproduce.md")
