@@ -66,6 +66,25 @@ def test_a_command_runs(command: str, data_path: Path) -> None:
     assert main([*given, *added, f"--data_path={data_path}"]) == 0
 
 
+def test_the_python_of_the_readme_runs(data_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    recommending = [block for block in blocks if "recommend(" in block]
+    training = [block for block in blocks if "ml-100k" in block]
+    assert len(recommending) == 1 and len(training) == 2 and len(blocks) == 3
+    small = {"data_path": str(data_path), "epochs": 1, "MAX_ITEM_LIST_LENGTH": 12, "n_clusters": 3, "walks_per_node": 2}
+    for block in training:
+        added = block.replace('"ml-100k"', '"circles"').replace('config_dict={"epochs": 5}', f"config_dict={small!r}")
+        if "config_dict" not in block:
+            added = added.replace('dataset="circles"', f'dataset="circles", config_dict={small!r}')
+        assert added.count("circles") == 1 and str(data_path) in added
+        exec(compile(added, "README.md", "exec"), {})
+    saved = sorted(path for path in Path("saved").glob("OOVLLMRec-*.json") if "progress" not in path.name)
+    block = recommending[0].replace("saved/OOVLLMRec-….json", str(saved[0]))
+    capsys.readouterr()
+    exec(compile(block.replace('["50", "172", "181"]', '["i1", "i2", "i3"]'), "README.md", "exec"), {})
+    assert len(re.findall(r"\bi\d+\b", capsys.readouterr().out)) >= 5
+
+
 def test_the_readme_s_error_is_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     block = re.search(r"```console\n\$ python run_recbole_oov\.py (.*)\n((?:.*\n)*?)```", README)
     assert block is not None
