@@ -33,6 +33,11 @@ class ProcessError(RecBoleOOVError):
     """A process of the run was ended, failed, or does not answer."""
 
 
+def usable_cores() -> int:
+    """Processor cores that this process may run on; all of them where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def torchrun_group() -> dict[str, Any] | None:
     """What ``torchrun`` says of the run, as the options of a process of it.
 

@@ -12,7 +12,7 @@ from recbole_oov.report.markup import Markup, join, tag
 from recbole_oov.report.provenance import provenance
 from recbole_oov.report.statistics import smaller_is_better
 from recbole_oov.report.summary import SCORES, Estimate, Line, Table
-from recbole_oov.report.words import GROUPS, column_label, cost, interval, legend, metric_label, number, score, slug
+from recbole_oov.report.words import GROUPS, column_label, cost_of, interval, legend, metric_label, number, slug
 
 _COSTS = ("epochs", "epochs to best", "train s", "search CPU s", "peak MiB", "parameters", *SCORES)
 """The columns of cost; the others are in the CSV."""
@@ -151,8 +151,7 @@ def _row(line: Line, columns: list[tuple[str, str]], costs: list[str]) -> Markup
     cells += [_cell(line.estimates.get(column)) for column in columns]
     for name in costs:
         value = line.cost(name)
-        text = score(value) if name in SCORES else cost(value)
-        cells.append(tag("td", text, data_value="" if value is None else value))
+        cells.append(tag("td", cost_of(line, name), data_value="" if value is None else value))
     return tag("tr", *cells)
 
 

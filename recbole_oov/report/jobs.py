@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from recbole_oov.errors import RecBoleOOVError
+from recbole_oov.processes import usable_cores
 from recbole_oov.report import measure, tuning
 from recbole_oov.report.cells import Cell
 from recbole_oov.report.progress import Progress
@@ -93,8 +94,7 @@ class _Pool:
     def __init__(self, spec: Mapping[str, Any], jobs: int, progress: Progress) -> None:
         self._spec, self._progress = spec, progress
         self._free = deque(range(jobs))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._threads = max(1, min(torch.get_num_threads(), cores // jobs))
+        self._threads = max(1, min(torch.get_num_threads(), usable_cores() // jobs))
         self._gpus = torch.cuda.device_count()
         self._context = multiprocessing.get_context("spawn")
         self._running: dict[Connection, _Running] = {}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from recbole_oov.report.summary import SCORES, Line, Table
-from recbole_oov.report.words import cost, interval, metric_label, number, p_value, score
+from recbole_oov.report.words import cost_of, interval, metric_label, number, p_value
 
 COSTS = ("epochs", "epochs to best", "train s", "train CPU s", "search CPU s", *SCORES)
 UNFINISHED = "unfinished"
@@ -52,7 +52,7 @@ def _grid(table: Table, views: list[str], name_of_view: str) -> Grid:
         for view in views:
             row = [line.name, line.seeds_text, *([view] if name_of_view else [])]
             row += [_value(line, view, metric) for metric in metrics]
-            row += [score(line.cost(name)) if name in SCORES else cost(line.cost(name)) for name in costs]
+            row += [cost_of(line, name) for name in costs]
             test = line.estimates[view, main].test if (view, main) in line.estimates else None
             row += [p_value(test) if test else ""] if tested else []
             row += [line.problem] if problems else []

@@ -64,9 +64,8 @@ def read_spec(file: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     spec = _read(path)
     spec["folder"] = str(path.parent)
     # For whoever reads the results; where the file lies on this machine is nobody's business.
-    spec["command"] = (
-        f"python run_recbole_oov.py benchmark {given.name if (given := Path(file)).is_absolute() else given.as_posix()}"
-    )
+    given = Path(file)
+    spec["command"] = f"python run_recbole_oov.py benchmark {given.name if given.is_absolute() else given.as_posix()}"
     common = {key: value for key, value in overrides.items() if key not in _KEYS}
     for key in common:
         near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.8)

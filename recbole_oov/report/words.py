@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from recbole_oov.report.statistics import Comparison
-from recbole_oov.report.summary import Column, Estimate, Table
+from recbole_oov.report.summary import SCORES, Column, Estimate, Line, Table
 
 _UPPER = {"ndcg", "mrr", "map", "auc", "gauc"}
 GROUPS = {"overall": "overall", "iv": "IV items", "oov": "OOV items", "overall_all_users": "overall, all users"}
@@ -50,9 +50,10 @@ def cost(value: float | None) -> str:
     return f"{value:.0f}" if value >= 10 or value == round(value) else f"{value:.1f}"
 
 
-def score(value: float | None) -> str:
-    """What a model says of itself, on a scale from 0 to 1; nothing where it says nothing."""
-    return "" if value is None else f"{value:.3f}"
+def cost_of(line: Line, name: str) -> str:
+    """One of a line's costs; what a model says of itself, from 0 to 1, with three decimals."""
+    value = line.cost(name)
+    return f"{value:.3f}" if name in SCORES and value is not None else cost(value)
 
 
 def p_value(test: Comparison) -> str:

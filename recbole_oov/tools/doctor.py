@@ -18,6 +18,7 @@ from recbole_oov.config.content import MINILM, TFIDF, encoder_problem
 from recbole_oov.data.cache import cache_folder
 from recbole_oov.errors import ConfigError, RecBoleOOVError
 from recbole_oov.lm.backbone_files import PRESETS, SMOLLM2_INSTALL, check_backbone
+from recbole_oov.processes import usable_cores
 from recbole_oov.tools import requirements
 from recbole_oov.tools.arguments import read_arguments
 
@@ -161,7 +162,7 @@ def presets() -> list[Finding]:
 
 def machine() -> list[Finding]:
     """Processors, memory, GPUs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     threads, said = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
     detail = f"{threads} of torch on {cores} usable CPUs" + (f" (OMP_NUM_THREADS={said})" if said else "")
     remedy = f"set OMP_NUM_THREADS={cores}" if threads > cores else ""
