@@ -45,7 +45,7 @@ class AutoSample(GeneralRecommender):
     def config_problems(values: Mapping[str, Any]) -> list[str]:
         """What in the configuration keeps the search from working."""
         from recbole_oov.sampler.contest import halving_sizes
-        from recbole_oov.sampler.drawing import read_sampler, with_pool
+        from recbole_oov.sampler.drawing import candidate_names, read_sampler, with_pool
 
         problems = one_negative("model AutoSample", values)
         try:
@@ -59,10 +59,8 @@ class AutoSample(GeneralRecommender):
                 f"valid_metric: {values['valid_metric']} has no value for each user, and a search compares users; "
                 f"take one of hits, such as NDCG@10"
             )
-        if values["search"] not in ("gradient", "halving", "random", "mixture"):
-            problems.append(
-                f"search: {values['search']!r} is not known; there are gradient, halving, random and mixture"
-            )
+        if values["search"] not in (kinds := ("gradient", "comparison", "halving", "random", "mixture")):
+            problems.append(f"search: {values['search']!r} is not known; there are {', '.join(kinds)}")
         if values["initialisation"] not in ("scratch", "rewind", "warm"):
             problems.append(
                 f"initialisation: {values['initialisation']!r} is not known; there are scratch, rewind, warm"
@@ -75,25 +73,29 @@ class AutoSample(GeneralRecommender):
             problems.append(
                 f"rewind_epoch: {values['rewind_epoch']} is after the last of search_epochs: {values['search_epochs']}"
             )
-        names = []
+        candidates = []
         for sampler in values["samplers"]:
             try:
-                names.append(read_sampler(with_pool(sampler, values["pool"]))[0].name)
+                candidates.append(read_sampler(with_pool(sampler, values["pool"])))
             except ConfigError as error:
                 problems += [problem.replace("sampler", "samplers", 1) for problem in error.errors]
         try:
             read_sampler(with_pool(values["trunk"], values["pool"]))
         except ConfigError as error:
             problems += [problem.replace("sampler", "trunk", 1) for problem in error.errors]
-        if len(values["samplers"]) < 2 or len(set(names)) < len(names):
-            problems.append(f"samplers: {values['samplers']} must be at least two, each named once")
+        names = candidate_names(candidates)
+        if len(values["samplers"]) < 2:
+            problems.append(f"samplers: {values['samplers']} must be at least two")
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            problems.append(f"samplers: {name} is named twice with the same options; name it once, or change an option")
         if values["search_budget"] < 4 * values["finalists"] and values["search"] == "gradient":
             problems.append(
                 f"search_budget: {values['search_budget']} is less than four epochs for each of finalists: "
                 f"{values['finalists']}, half of which the probabilities may take; raise it or lower finalists"
             )
         # Each of them is trained for an epoch at the least, in each round.
-        least = {"halving": sum(halving_sizes(len(names))), "random": min(values["finalists"], len(names))}
+        n, rounds = len(names), sum(halving_sizes(len(names)))
+        least = {"halving": rounds, "comparison": 1 + rounds, "random": min(values["finalists"], n)}
         if values["search_budget"] < least.get(values["search"], 0):
             problems.append(
                 f"search_budget: {values['search_budget']} is less than the {least[values['search']]} epochs that "

@@ -68,6 +68,18 @@ def with_pool(value: object, pool: int | None) -> object:
     return {"pool": pool, **options} if chooses else value
 
 
+def candidate_names(samplers: Sequence[tuple[Sampler, Mapping[str, Any]]]) -> list[str]:
+    """What to call the candidates of a search: by the sampler's name, and where several have it, by the options in
+    which these differ, as in "dns pool 32".
+    """
+    names = []
+    for sampler, options in samplers:
+        same = [other for kind, other in samplers if kind.name == sampler.name]
+        own = [key for key in options if any(other[key] != options[key] for other in same)]
+        names.append(" ".join([sampler.name, *(f"{key} {options[key]}" for key in own)]))
+    return names
+
+
 class Drawing:
     """Draws negatives with one sampler for one base model.
 

@@ -5,6 +5,7 @@ A search has two halves: probabilities over all samplers are learned while one m
 probabilities (``sampler.contest``). The baselines spend the same budget otherwise: ``random`` compares some samplers
 drawn by lot, ``halving`` all of them by successive halving, ``mixture`` nothing. The budget is counted work
 (``sampler.work``), so that no search is longer for having fewer but dearer epochs, and equal seeds find equal samplers.
+``comparison`` is the second half alone, with all samplers as finalists: what the probabilities are worth.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from recbole_oov.randomness import random_state, set_random_state
 from recbole_oov.sampler.base_models import BaseModel, base_model_of, check_learns_from_negatives
 from recbole_oov.sampler.choice import Sampler, get_sampler
 from recbole_oov.sampler.contest import Contender, Values, halving_sizes
-from recbole_oov.sampler.drawing import Drawing, read_sampler, with_pool
+from recbole_oov.sampler.drawing import Drawing, candidate_names, read_sampler, with_pool
 from recbole_oov.sampler.mixture import Mixture, first_rows
 from recbole_oov.sampler.pools import NegativePools
 from recbole_oov.sampler.search import Architecture, Steering, gradient_products
@@ -82,6 +83,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
     """
 
     search_report: SearchReport | None = None
+    _steering: Steering | None = None
 
     def fit(
         self,
@@ -127,18 +129,8 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         self._check_validation(valid_data)
         self._know(train_data)
         samplers = self._samplers()
-        names = [sampler.name for sampler, _ in samplers]
-        report = SearchReport(config["search"], config["base_model"], names)
+        report = SearchReport(config["search"], config["base_model"], candidate_names(samplers))
         self.search_report = report
-        held = valid_data._dataset.inter_feat
-        self._steering = Steering(
-            held[self.model.USER_ID],
-            held[self.model.ITEM_ID],
-            self._pools.again(config["seed"]),
-            batch_size=config["steering_batch_size"],
-            n_negatives=config["steering_negatives"],
-            seed=config["seed"],
-        )
         if report.kind == "mixture":
             report.chosen = "mixture"
             self._use(self._chosen(report, samplers))
@@ -148,8 +140,18 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         places = list(range(len(samplers)))
         unit = dns_epoch(len(train_data._dataset.inter_feat), config["pool"] or get_sampler("dns").pool)
         budget = config["search_budget"] * unit
-        if report.kind == "gradient":
+        if self._has_trunk:
             self._trunk(samplers)  # refused now, not after the probabilities were learned
+        if report.kind == "gradient":
+            held = valid_data._dataset.inter_feat
+            self._steering = Steering(
+                held[self.model.USER_ID],
+                held[self.model.ITEM_ID],
+                self._pools.again(config["seed"]),
+                batch_size=config["steering_batch_size"],
+                n_negatives=config["steering_negatives"],
+                seed=config["seed"],
+            )
             places, weights, spent = self._gradient_search(samplers, valid_data, budget // 2, report)
             report.gradient_work = spent / unit
             budget -= spent
@@ -158,10 +160,10 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             places = sorted(lots[: config["finalists"]].tolist())
         report.gradient_seconds = time.perf_counter() - begun
         begun = time.perf_counter()
-        winner, spent = self._compare([samplers[at] for at in places], budget, weights, valid_data, report)
+        winner, spent = self._compare(samplers, places, budget, weights, valid_data, report)
         report.comparison_work = spent / unit
         report.comparison_seconds = time.perf_counter() - begun
-        report.chosen, report.options = winner.name, winner.options
+        report.chosen, report.options = winner.drawing.sampler.name, winner.options
         self._use(self._chosen(report, samplers))
         return report, weights
 
@@ -216,7 +218,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             report.trajectory.append(architecture.trajectory[-1])
             report.search_epochs = epoch + 1
             for name, p in zip(report.samplers, architecture.trajectory[-1], strict=True):
-                self.tensorboard.add_scalar(f"architecture/{name}", p, epoch)
+                self.tensorboard.add_scalar(f"architecture/{name.replace(' ', '_')}", p, epoch)
             if config["initialisation"] == "rewind" and epoch + 1 <= config["rewind_epoch"]:
                 kept = self._weights()
             if config["initialisation"] == "warm" and (score := self._selection_score(valid_data)) > best:
@@ -227,10 +229,11 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
                 f"are those; raise search_budget"
             )
         kinds = [sampler for sampler, _ in samplers]
-        return finalists(architecture, kinds, config["finalists"], trunk_name(config["trunk"])), kept, spent
+        return finalists(architecture, kinds, config["finalists"], self._trunk_place(samplers)), kept, spent
 
     def steer(self, interaction: Interaction, mixture: Mixture, candidates: Any) -> Tensor:
         """h_k of a training batch against a batch of steering rows. (K,)"""
+        assert self._steering is not None
         valid, negatives = self._steering.batch(self.model.USER_ID, self.model.ITEM_ID)
         n, rows = len(mixture.drawings), self.config["steering_batch_size"]
         some = Interaction({name: column[:rows] for name, column in interaction.interaction.items()})
@@ -245,19 +248,20 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
     def _compare(
         self,
         samplers: list[tuple[Sampler, Options]],
+        places: list[int],
         budget: int,
         weights: Options | None,
         valid_data: Any,
         report: SearchReport,
     ) -> tuple[Contender, int]:
-        """Train the samplers in rounds of equal shares of the budget, with as many epochs for each, and drop the worse
-        half after each round but for ``random``. The baselines start each sampler from the beginning, the finalists
-        start where the trunk ends.
+        """Train the samplers at ``places`` in rounds of equal shares of the budget, with as many epochs for each, and
+        drop the worse half after each round but for ``random``. The baselines start each sampler from the beginning,
+        the finalists start where the trunk ends.
         """
         start: Options = {"model": weights if weights is not None else self._start, "loader": None, "optimizer": None}
-        contenders, spent = [self._contender(sampler, options, start) for sampler, options in samplers], 0
-        if report.kind == "gradient":
-            trunk = self._contender(*self._trunk(samplers), start)
+        contenders, spent = [self._contender(report.samplers[at], *samplers[at], start) for at in places], 0
+        if self._has_trunk:
+            trunk = self._contender("trunk", *self._trunk(samplers), start)
             spent = self._advance(trunk, 1, None)
             spent += self._advance(trunk, int(_OF_THE_TRUNK * budget / spent) - 1, None)
             report.trunk_epochs = trunk.epochs
@@ -268,23 +272,38 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         for n, size in enumerate(sizes):
             alive = sorted(alive, key=lambda contender: -contender.score)[:size]
             # The finalists' first round may be rounded up: it counts most for how well they are told apart.
-            early = report.kind == "gradient" and n + 1 < len(sizes)
+            early = self._has_trunk and n + 1 < len(sizes)
             spent += self._round(alive, (budget - spent) / (len(sizes) - n), valid_data, rounded_up=early)
         report.finalists = {contender.name: contender.score for contender in contenders}
         report.contender_epochs = {contender.name: contender.epochs for contender in contenders}
         return max(alive, key=lambda contender: contender.score), spent
 
+    @property
+    def _has_trunk(self) -> bool:
+        """Whether those that are compared start from weights that they share."""
+        return self.config["search"] in ("gradient", "comparison")
+
     def _trunk(self, samplers: list[tuple[Sampler, Options]]) -> tuple[Sampler, Options]:
-        """The trunk's sampler: with the options of the candidate of that name, where only a name is given."""
+        """The trunk's sampler: with the options of a candidate of that name, where only a name is given."""
         value = self.config["trunk"]
-        same = [(sampler, options) for sampler, options in samplers if sampler.name == value]
-        trunk = same[0] if same else read_sampler(with_pool(value, self.config["pool"]))
+        at = self._trunk_place(samplers)
+        trunk = samplers[at] if at is not None and isinstance(value, str) else self._read_trunk()
         if trunk[0].mixes and not self._base.has_vectors:
             raise ConfigError(
                 f"trunk: {trunk[0].name} makes negatives that are no items, and the vectors of "
                 f"{self.config['base_model']} are not known; choose a sampler of real items, such as dns"
             )
         return trunk
+
+    def _trunk_place(self, samplers: list[tuple[Sampler, Options]]) -> int | None:
+        """The trunk's sampler among the candidates: the one with its options, else the first of its name."""
+        trunk, options = self._read_trunk()
+        same = [at for at, (sampler, _) in enumerate(samplers) if sampler.name == trunk.name]
+        equal = [at for at in same if samplers[at][1] == options]
+        return next(iter(equal or same), None)
+
+    def _read_trunk(self) -> tuple[Sampler, Options]:
+        return read_sampler(with_pool(self.config["trunk"], self.config["pool"]))
 
     def _round(self, alive: list[Contender], budget: float, valid_data: Any, *, rounded_up: bool) -> int:
         """Train each contender for as many epochs as the budget has work for, at least one; returns the work."""
@@ -298,9 +317,9 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             work = sum(self._advance(contender, epochs, valid_data) for contender in alive)
             spent, done, each = spent + work, done + epochs, work / epochs
 
-    def _contender(self, sampler: Sampler, options: Options, start: Options) -> Contender:
+    def _contender(self, name: str, sampler: Sampler, options: Options, start: Options) -> Contender:
         drawing = Drawing(sampler, options, self._base, self._new_pools())
-        return Contender(sampler.name, options, drawing, start, by_the_last=self.config["search"] == "gradient")
+        return Contender(name, options, drawing, start, by_the_last=self._has_trunk)
 
     def _advance(self, contender: Contender, epochs: int, valid_data: Any) -> int:
         """Train a contender for some more epochs, and judge it on validation where there is any; returns the work."""
@@ -346,7 +365,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             )
         group = group_of(self.valid_metric)
         values: Values = last.per_user[group][self.valid_metric.removeprefix(f"{group}_")]
-        if self.config["search"] == "gradient":
+        if self._steering is not None:
             values = values[np.isin(last.users[group], self._steering.selecting_users.cpu().numpy())]
         return values if self.valid_metric_bigger else -values
 
@@ -380,7 +399,8 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
 
     def _forget_search(self) -> None:
         """Leave nothing of the search in the training that follows."""
-        del self._start, self._steering, self._new_optimizer
+        del self._start, self._new_optimizer
+        self._steering = None
         self.cur_step, self.best_valid_result = 0, None
         self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
 
@@ -459,22 +479,17 @@ class _AlphaSteps:
         return mixture.mixed_loss(interaction, candidates)
 
 
-def trunk_name(value: Any) -> str:
-    """The name of the trunk's sampler."""
-    return read_sampler(value)[0].name
-
-
-def finalists(architecture: Architecture, samplers: list[Sampler], n: int, always: str | None = None) -> list[int]:
+def finalists(architecture: Architecture, samplers: list[Sampler], n: int, always: int | None = None) -> list[int]:
     """The places of the n samplers to compare: half of them, rounded up, real-item samplers with the largest p, the
     others mixing samplers with the largest p; where one kind has too few, more of the other.
 
     The kinds are ranked apart because the criterion undervalues mixing samplers: their negative contains the positive,
-    which shrinks their gradient, while trained to the end they are often the best. The one called ``always``, where it
-    is a candidate, is ranked first of its kind: the criterion looks one step ahead, and in the first epochs that is in
-    favour of easy negatives, so that the sampler which the trunk was trained with is compared whatever its p.
+    which shrinks their gradient, while trained to the end they are often the best. The one at ``always`` is ranked
+    first of its kind: the criterion looks one step ahead, and in the first epochs that is in favour of easy negatives,
+    so that the sampler which the trunk was trained with is compared whatever its p.
     """
     order = torch.tensor(architecture.trajectory[-1]).argsort(descending=True).tolist()
-    order.sort(key=lambda at: samplers[at].name != always)  # stable: all others stay in the order of p
+    order.sort(key=lambda at: at != always)  # stable: all others stay in the order of p
     real = [at for at in order if not samplers[at].mixes]
     mixing = [at for at in order if samplers[at].mixes]
     n_mixing = min(len(mixing), max(n // 2, n - len(real)))

@@ -147,7 +147,7 @@ def work_of(data_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, **more
     return trainer, sum(base.work.total for base in bases), len(evaluations)
 
 
-@pytest.mark.parametrize("search", ["gradient", "random", "halving"])
+@pytest.mark.parametrize("search", ["gradient", "comparison", "random", "halving"])
 def test_a_search_costs_at_most_two_and_a_half_runs_of_dns(
     data_path: Path, search: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +164,26 @@ def test_a_search_costs_at_most_two_and_a_half_runs_of_dns(
     assert len(report.samplers) == 10
     assert report.gradient_work + report.comparison_work == pytest.approx(cost / dns_epoch(rows, 8), rel=0.01)
     assert cost > 0.6 * 56 * dns_epoch(rows, 8), "the budget is used, by all searches alike"
+
+
+def test_one_sampler_can_be_a_candidate_with_several_options(data_path: Path) -> None:
+    """The easiest of all pools against one that finds what a user would click next: not the same run twice."""
+    samplers = "[{name: dns, pool: 1}, {name: dns, pool: 8}]"
+    experiment, _ = train(data_path, "AutoSample", base_model="BPR", **{**SEARCH, "samplers": samplers})
+    report, trainer = experiment.trainer.search_report, experiment.trainer
+    assert report.samplers == ["dns pool 1", "dns pool 8"] and len(set(report.finalists.values())) == 2
+    best = max(report.finalists, key=report.finalists.__getitem__)
+    assert (report.chosen, report.options["pool"]) == ("dns", int(best.split()[-1]))
+    assert trainer.drawing.size == report.options["pool"]
+
+
+def test_a_comparison_alone_compares_all_from_the_trunk_and_learns_no_probabilities(data_path: Path) -> None:
+    options = {**SEARCH, "search": "comparison"}
+    experiment, _ = train(data_path, "AutoSample", base_model="BPR", **options)
+    report = experiment.trainer.search_report
+    assert report.trajectory == [] and report.gradient_work == 0 < report.comparison_work
+    assert set(report.finalists) == set(report.samplers) and report.trunk_epochs > 0
+    assert min(report.contender_epochs.values()) > report.trunk_epochs
 
 
 def test_the_mixture_costs_no_search(data_path: Path) -> None:

@@ -19,7 +19,7 @@ from recbole_oov.errors import ConfigError
 from recbole_oov.sampler import Choice, NegativePools, get_sampler
 from recbole_oov.sampler.base_models import BPRModel
 from recbole_oov.sampler.contest import Contender, halving_sizes
-from recbole_oov.sampler.drawing import read_sampler
+from recbole_oov.sampler.drawing import candidate_names, read_sampler
 from recbole_oov.sampler.mixture import Candidate, Mixture
 from recbole_oov.sampler.search import Architecture, Steering, gradient_products, sampled_softmax
 from recbole_oov.trainer.autosample import finalists
@@ -281,13 +281,21 @@ def test_real_and_mixing_samplers_are_ranked_apart() -> None:
     assert finalists(architecture, samplers, 3) == [0, 1, 3]
     assert finalists(architecture, samplers, 5) == [0, 1, 2, 3, 4]
     assert finalists(architecture, samplers, 1) == [0]
-    assert finalists(architecture, samplers, 4, "dns_mn") == [0, 2, 3, 4], "with the trunk's sampler, whatever its p"
-    assert finalists(architecture, samplers, 2, "dins") == [0, 4]
-    assert finalists(architecture, samplers, 4, "srns") == [0, 1, 3, 4], "which is no candidate"
+    assert finalists(architecture, samplers, 4, 2) == [0, 2, 3, 4], "with the trunk's sampler, whatever its p"
+    assert finalists(architecture, samplers, 2, 4) == [0, 4]
     architecture.trajectory.append([0.4, 0.3, 0.3])
     assert finalists(architecture, samplers[:3], 2) == [0, 1]
     architecture.trajectory.append([0.4, 0.6])
     assert finalists(architecture, samplers[3:], 2) == [0, 1]
+
+
+def test_variants_of_a_sampler_are_told_apart_by_what_differs() -> None:
+    given = ["uniform", {"name": "dns_mn", "m": 2}, {"name": "dns_mn", "pool": 8, "m": 2}, {"name": "dns", "pool": 8}]
+    names = candidate_names([read_sampler(value) for value in given])
+    default = read_sampler("dns_mn")[1]["pool"]
+    assert names == ["uniform", f"dns_mn pool {default}", "dns_mn pool 8", "dns"]
+    both = [{"name": "dns_mn", "m": 2}, {"name": "dns_mn", "m": 4}, {"name": "dns_mn", "m": 4, "pool": 8}]
+    assert candidate_names([read_sampler(value) for value in both])[2] == "dns_mn pool 8 m 4"
 
 
 def test_halving_keeps_the_better_half_down_to_two() -> None:
@@ -331,6 +339,14 @@ def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None
         ({"base_model": "BPR", "search": "grid"}, r"search: 'grid' is not known"),
         ({"base_model": "BPR", "samplers": ["dns"]}, r"samplers: \['dns'\] must be at least two"),
         ({"base_model": "BPR", "samplers": ["dns", "dnss"]}, r"no sampler called 'dnss'"),
+        (
+            {"base_model": "BPR", "samplers": ["dns", "srns", {"name": "dns", "pool": 16}]},
+            r"samplers: dns is named twice with the same options; name it once, or change an option",
+        ),
+        (
+            {"base_model": "BPR", "search": "comparison", "search_budget": 20},
+            r"search_budget: 20 is less than the 21 epochs that search: comparison takes",
+        ),
         (
             {"base_model": "BPR", "search_budget": 15},
             r"search_budget: 15 is less than four epochs for each of finalists: 4",
