@@ -10,7 +10,8 @@ import torch
 from recbole_oov.bench.harness import Contest, Side, numbers_differ, tensors_differ
 from recbole_oov.bench.recbole_side import experiment, recbole_trainer, silence
 from recbole_oov.bench.suites import Setting
-from recbole_oov.evaluation.groups import ALL_USERS, GroupedCollector, prefixed
+from recbole_oov.evaluation.collector import GroupedCollector
+from recbole_oov.evaluation.groups import ALL_USERS, prefixed
 
 _UNROUNDED = {"metric_decimal_place": 15}
 

@@ -16,7 +16,7 @@ from recbole_oov.bench.clock import Stopwatch
 from recbole_oov.bench.harness import MIB
 from recbole_oov.bench.imagination import one_update
 from recbole_oov.bench.memory import peak_memory
-from recbole_oov.evaluation.groups import GroupedCollector
+from recbole_oov.evaluation.collector import GroupedCollector
 from recbole_oov.evaluation.item_blocks import ItemBlocks, dot_product_blocks
 from recbole_oov.lm.backbone import TinySettings, tiny_backbone
 from recbole_oov.lm.placement import fit_content_map

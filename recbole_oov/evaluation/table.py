@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from tabulate import tabulate
 
-from recbole_oov.evaluation.groups import GROUPS, Evaluation, prefixed
+from recbole_oov.evaluation.evaluator import Evaluation
+from recbole_oov.evaluation.groups import GROUPS, prefixed
 
 
 def group_table(evaluation: Evaluation) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recbole_oov.config.sampling import PAIRWISE_REMEDY, base_model_class, one_negative, trains_its_own_way
 from recbole_oov.errors import ConfigError
-from recbole_oov.evaluation.groups import has_user_values
+from recbole_oov.evaluation.evaluator import has_user_values
 from recbole_oov.evaluation.item_blocks import BlockScorer
 from recbole_oov.model.block_scorer import of_embeddings
 

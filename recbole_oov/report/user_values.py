@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from recbole_oov.errors import DataError
-from recbole_oov.evaluation.groups import ALL_USERS, OVERALL, Evaluation
+from recbole_oov.evaluation.evaluator import Evaluation
+from recbole_oov.evaluation.groups import ALL_USERS, OVERALL
 from recbole_oov.evaluation.metrics import METRICS_OF_HITS, values_of_hits
 
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 0, "pb": 0}]

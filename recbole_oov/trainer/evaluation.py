@@ -19,7 +19,8 @@ from recbole_oov.data.leaks import check_leaks
 from recbole_oov.data.oov_split import oov_options
 from recbole_oov.errors import ConfigError, RecBoleOOVError
 from recbole_oov.evaluation.checks import check_evaluation
-from recbole_oov.evaluation.groups import Evaluation, GroupedCollector, GroupedEvaluator
+from recbole_oov.evaluation.collector import GroupedCollector
+from recbole_oov.evaluation.evaluator import Evaluation, GroupedEvaluator
 from recbole_oov.evaluation.item_blocks import BlockScorer, ItemBlocks
 from recbole_oov.lm.sharding import is_sharded
 from recbole_oov.model.block_scorer import block_scorer

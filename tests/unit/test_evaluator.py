@@ -16,7 +16,9 @@ from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import Collector
 from torch import Tensor
 
-from recbole_oov.evaluation.groups import ALL_USERS, IV, OOV, OVERALL, GroupedCollector, GroupedEvaluator, prefixed
+from recbole_oov.evaluation.collector import GroupedCollector
+from recbole_oov.evaluation.evaluator import GroupedEvaluator
+from recbole_oov.evaluation.groups import ALL_USERS, IV, OOV, OVERALL, prefixed
 from recbole_oov.evaluation.ties import best_values, fair_topk
 
 Config.compatibility_settings(object.__new__(Config))  # the numpy names that RecBole's metrics use

@@ -13,7 +13,8 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_oov.bench.memory import peak_memory
-from recbole_oov.evaluation.groups import OVERALL, GroupedCollector
+from recbole_oov.evaluation.collector import GroupedCollector
+from recbole_oov.evaluation.groups import OVERALL
 from recbole_oov.evaluation.item_blocks import ItemBlocks, dot_product_blocks
 from recbole_oov.lm.scoring import TokenTree
 from recbole_oov.runner import Experiment, prepare
