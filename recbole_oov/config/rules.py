@@ -239,6 +239,7 @@ RULES: dict[str, Rule] = {
     "prune_below": number(0),
     "prune_patience": whole(1),
     "steering_negatives": whole(1),
+    "steering_pool": whole(1),
     "oov_split": NONE | NAME,
     "leak_guard": one_of("error", "warn", "off"),
     "eval_memory": whole(1),

@@ -47,10 +47,10 @@ def one_negative(key: str, values: Values) -> list[str]:
     args = values.get("train_neg_sample_args")
     if not isinstance(args, Mapping):
         return [f"{key}: train_neg_sample_args is {shown(args)}, so that the model would learn without negatives"]
-    kept = {"sample_num": 1, "dynamic": False}
+    kept = {"sample_num": 1, "dynamic": False, "distribution": "uniform", "alpha": 1.0}
     return [
         f"{key}: train_neg_sample_args {name} is {shown(args[name])}, but negatives come from the sampler's pool; "
-        f"leave it at {default}, and set the pool's size with sampler: {{name: …, pool: …}}"
+        f"leave it at {default}, and set them with sampler: {{name: …, pool: …}}, or {{name: popularity, alpha: …}}"
         for name, default in kept.items()
         if args.get(name, default) != default
     ]

@@ -14,6 +14,7 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
+from recbole_oov.config.reading import shown
 from recbole_oov.config.sampling import PAIRWISE_REMEDY, base_model_class, one_negative, trains_its_own_way
 from recbole_oov.errors import ConfigError
 from recbole_oov.evaluation.evaluator import has_user_values
@@ -80,7 +81,13 @@ class AutoSample(GeneralRecommender):
             except ConfigError as error:
                 problems += [problem.replace("sampler", "samplers", 1) for problem in error.errors]
         try:
-            read_sampler(with_pool(values["trunk"], values["pool"]))
+            trunk, options = read_sampler(with_pool(values["trunk"], values["pool"]))
+            same = [own for sampler, own in candidates if sampler.name == trunk.name]
+            if len(same) > 1 and options not in same:
+                problems.append(
+                    f"trunk: {shown(values['trunk'])} is more than one of samplers; say which, as in "
+                    f"{{name: {trunk.name}, pool: {same[0]['pool']}}}"
+                )
         except ConfigError as error:
             problems += [problem.replace("sampler", "trunk", 1) for problem in error.errors]
         names = candidate_names(candidates)
@@ -88,6 +95,11 @@ class AutoSample(GeneralRecommender):
             problems.append(f"samplers: {values['samplers']} must be at least two")
         for name in sorted({name for name in names if names.count(name) > 1}):
             problems.append(f"samplers: {name} is named twice with the same options; name it once, or change an option")
+        if values["steering_negatives"] > values["steering_pool"]:
+            problems.append(
+                f"steering_negatives: {values['steering_negatives']} is more than steering_pool, "
+                f"{values['steering_pool']}, which they are taken from; lower it or raise steering_pool"
+            )
         if values["search_budget"] < 4 * values["finalists"] and values["search"] == "gradient":
             problems.append(
                 f"search_budget: {values['search_budget']} is less than four epochs for each of finalists: "

@@ -163,8 +163,12 @@ class SRNSCache(FreshPools):
         assert self.items is not None, "begin_epoch comes first"
         users = users.unique()
         running = torch.cat([self.items[users], self.pools.uniform(users, self.candidates)], dim=1)
-        weight = (score(users, running) / self.temperature).softmax(dim=1)
+        scores = score(users, running)
+        weight = (scores / self.temperature).softmax(dim=1)
         chosen = torch.multinomial(weight, self.size, generator=self.pools.generator)
+        # Where fewer weights than the cache holds are not 0 as floats, the law is as good as the order of the scores.
+        sharp = (weight > 0).sum(dim=1) < self.size
+        chosen[sharp] = scores[sharp].topk(self.size, dim=1).indices
         self.items[users] = running.gather(1, chosen)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -57,6 +58,14 @@ class Choice:
 
 ChooseFunction = Callable[..., Choice]
 
+SOURCES = {
+    "uniform": (),
+    "popularity": ("alpha",),
+    "adasir": ("cache", "candidates"),
+    "srns": ("candidates", "temperature"),
+}
+"""Where pools come from, and which options each source reads; the power of ``popularity`` has a default."""
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -107,10 +116,12 @@ def register_sampler(
         ...     return Choice(batch.scores.topk(2).indices[:, 1])
 
     Raises:
-        ConfigError: Another function has the name.
+        ConfigError: Another function has the name, the source is not known or lacks an option that it reads, or an
+            option is read by neither the function nor the source.
     """
 
     def add(choose: ChooseFunction) -> ChooseFunction:
+        _check_options(name, choose, source, options)
         known = _samplers.get(name)
         if known is not None and known.choose.__qualname__ != choose.__qualname__:
             raise ConfigError(f"register_sampler: the name {name!r} is taken by {known.choose.__qualname__}")
@@ -118,6 +129,21 @@ def register_sampler(
         return choose
 
     return add
+
+
+def _check_options(name: str, choose: ChooseFunction, source: str, options: Collection[str]) -> None:
+    if source not in SOURCES:
+        raise ConfigError(f"register_sampler: {name} names the source {source!r}; there are {', '.join(SOURCES)}")
+    parameters = inspect.signature(choose).parameters
+    if lacking := [option for option in SOURCES[source] if option not in options and source != "popularity"]:
+        raise ConfigError(f"register_sampler: {name}: the source {source} reads {', '.join(lacking)}; give defaults")
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    if unread := [option for option in options if option not in parameters and option not in SOURCES[source]]:
+        raise ConfigError(
+            f"register_sampler: {name}: {', '.join(unread)} is read neither by the source {source} nor by "
+            f"{choose.__qualname__}({', '.join(parameters)}); give both the same name"
+        )
 
 
 def sampler_names() -> list[str]:

@@ -40,7 +40,9 @@ def read_sampler(value: object) -> tuple[Sampler, dict[str, Any]]:
     defaults = {"pool": sampler.pool, **sampler.options}
     problems = []
     for key, option in given.items():
-        if key not in defaults:
+        if key == "pool" and option != 1 and sampler.pool == 1 and not sampler.needs_scores:
+            problems.append(f"sampler: {sampler.name} draws one item and has no pool to choose from; leave pool out")
+        elif key not in defaults:
             problems.append(f"sampler: {sampler.name} has no option {key!r}; it has {', '.join(defaults)}")
         elif isinstance(option, bool) or not isinstance(option, int | float) or not math.isfinite(option):
             problems.append(f"sampler {key}: {shown(option)} is not allowed; it must be a number")
@@ -105,7 +107,9 @@ class Drawing:
         self.size = int(options["pool"])
         self.options = {key: value for key, value in options.items() if key != "pool"}
         self.source = _source(sampler, options, base, pools)
-        self._accepted = set(inspect.signature(sampler.choose).parameters)
+        parameters = inspect.signature(sampler.choose).parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        self._accepted = set(self.options) if takes_all else set(parameters)
         self.epoch = 0
         pools.check(self.size)
 
@@ -226,6 +230,4 @@ def _source(sampler: Sampler, options: Mapping[str, Any], base: BaseModel, pools
         return AdaSIRCache(pools, options["cache"], options["candidates"])
     if sampler.source == "srns":
         return SRNSCache(pools, base, options["pool"], options["candidates"], options["temperature"])
-    raise ConfigError(
-        f"sampler: {sampler.name} names the source {sampler.source!r}; there are uniform, popularity, adasir and srns"
-    )
+    raise AssertionError(f"{sampler.source} is none of those that register_sampler lets through")

@@ -148,15 +148,19 @@ class NegativePools:
             bad = bad[self.is_positive(rows[bad], pool[bad])]
         for user in rows[bad].unique():
             own = bad[rows[bad] == user]
-            weight = self.counts.double() ** alpha * (self.counts > 0)
+            weight = self._weights(alpha)
             weight[self.is_positive(user, torch.arange(self.n_items, device=self.device))] = 0
             pool[own] = torch.multinomial(weight, len(own), replacement=True, generator=self.generator)
         return pool.view(len(users), size)
 
     def log_probability(self, items: Tensor, alpha: float) -> Tensor:
         """Log q of ``popularity``'s base distribution, before positives are left out. Same shape as ``items``."""
-        weight = self.counts.double() ** alpha * (self.counts > 0)
+        weight = self._weights(alpha)
         return (weight / weight.sum()).log()[items].float()
+
+    def _weights(self, alpha: float) -> Tensor:
+        """Count^alpha, 0 for items without a training row, for a negative alpha too. (n_items,)"""
+        return torch.where(self.counts > 0, self.counts.double() ** alpha, 0.0)
 
     def permutation(self, n: int) -> Tensor:
         """A random order of n rows. (n,)"""

@@ -1,14 +1,22 @@
 """The search for a sampler: probabilities that follow what each sampler's gradient does to validation.
 
 W' = W - xi grad L_train is one step of training under p; its effect on validation is
-dL_val(W') / dp_k = -xi <grad L_val(W'), g_k>, where g_k is the gradient of the loss under sampler k alone. L_val is a
-sampled softmax over negatives that do not depend on p. (Descent on the mixture's own loss over p would always prefer
-the lowest-scored, easiest candidate, whatever that does to ranking; a test keeps that mistake.) Gradients are taken at
-the vectors of users and items, for graph models after propagation, so that K of them cost no propagation.
+dL_val(W') / dp_k = -xi <grad L_val(W'), g_k>, where g_k is the gradient of the loss under sampler k alone. Descent on
+the mixture's own loss over p would always prefer the lowest-scored, easiest candidate, whatever that does to ranking; a
+test keeps that mistake. Two things decide what is preferred instead:
+
+- L_val is a softmax over the hardest of some uniform items, chosen by the model and not by p. Over uniform items it is
+  what uniform sampling descends, and uniform sampling wins.
+- The products are divided by the length of g_k. Adam's steps have one length whatever the gradient's, and a negative
+  that contains the positive has a short gradient.
+
+Gradients are taken at the vectors of users and items, for graph models after propagation, so that K of them cost no
+propagation.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,6 +96,12 @@ def sampled_softmax(positive: Tensor, negative: Tensor) -> Tensor:
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
+@torch.no_grad()
+def hardest(base: BaseModel, users: Tensor, pool: Tensor, n: int) -> Tensor:
+    """The n items of each pool that the model scores highest. (V,), (V, P) -> (V, n)"""
+    return pool.gather(1, base.scores(users, pool).topk(n, dim=1).indices)
+
+
 def gradient_products(
     base: BaseModel,
     train: Interaction,
@@ -95,8 +109,8 @@ def gradient_products(
     valid: Interaction,
     valid_negatives: Tensor,
     n: int,
-) -> Tensor:
-    """h_k = <grad L_val, g_k> for every sampler that was asked. (K,), 0 for the others.
+) -> tuple[Tensor, Tensor]:
+    """h_k = <grad L_val, g_k> and |g_k| for every sampler that was asked.
 
     Args:
         base: The base model; ``begin_step`` was called.
@@ -105,16 +119,19 @@ def gradient_products(
         valid: Validation rows.
         valid_negatives: Their negatives, which do not depend on p. (V, n)
         n: K.
+
+    Returns:
+        (K,) and (K,), 0 and 1 for samplers that were not asked.
     """
     if isinstance(base, VectorModel):
         direction = validation_gradient(base, valid, valid_negatives)
         found = {at: _product(base, train, candidate, *direction) for at, candidate in candidates.items()}
     else:
         found = _parameter_products(base, train, candidates, valid, valid_negatives)
-    products = torch.zeros(n, dtype=torch.float64)
-    for at, value in found.items():
-        products[at] = value
-    return products
+    products, lengths = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
+    for at, (product, length) in found.items():
+        products[at], lengths[at] = product, length
+    return products, lengths
 
 
 def validation_gradient(base: VectorModel, valid: Interaction, negatives: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,8 +152,8 @@ def validation_gradient(base: VectorModel, valid: Interaction, negatives: Tensor
 
 def _product(
     base: VectorModel, train: Interaction, candidate: Candidate, user_table: Tensor, item_table: Tensor
-) -> float:
-    """<grad L_val, g_k>, from the rows that g_k is not zero on."""
+) -> tuple[float, float]:
+    """<grad L_val, g_k> and |g_k|, from the rows that g_k is not zero on."""
     model, choice = base.model, candidate.choice
     users, positives = train[model.USER_ID], train[model.ITEM_ID]
     chosen = candidate.pool.gather(1, choice.index if choice.index.dim() == 2 else choice.index[:, None])  # (B, C)
@@ -151,12 +168,21 @@ def _product(
     loss = base.ranking_loss(base.score(user, base.merge(positive)), base.score(user, base.merge(negative)), train)
     of_user, of_positive, of_layers = torch.autograd.grad(loss, [user, positive, layers])
     product = (of_user * user_table[users]).sum() + (of_positive * item_table[positives]).sum()
-    return float(product + (of_layers * item_table[chosen]).sum())
+    product = product + (of_layers * item_table[chosen]).sum()
+    items = torch.cat([positives, chosen.reshape(-1)])
+    length = (_squares(users, of_user) + _squares(items, torch.cat([of_positive, of_layers.flatten(0, 1)]))).sqrt()
+    return float(product), float(length)
+
+
+def _squares(ids: Tensor, gradients: Tensor) -> Tensor:
+    """Sum of squares of a table's gradient, whose row at an id is the sum of those given for it. (N,), (N, …) -> ()"""
+    rows, place = ids.unique(return_inverse=True)
+    return gradients.new_zeros(len(rows), *gradients.shape[1:]).index_add_(0, place, gradients).square().sum()
 
 
 def _parameter_products(
     base: BaseModel, train: Interaction, candidates: dict[int, Candidate], valid: Interaction, negatives: Tensor
-) -> dict[int, float]:
+) -> dict[int, tuple[float, float]]:
     """The same at the parameters, for a model whose vectors are not known: K + 1 backward passes."""
     model = base.model
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -170,7 +196,8 @@ def _parameter_products(
     for at, candidate in candidates.items():
         loss = base.item_loss(Interaction(dict(train.interaction)), items_of(candidate))
         gradient = _gradient(sum(loss) if isinstance(loss, tuple) else loss, parameters)
-        products[at] = sum(float((a * b).sum()) for a, b in zip(direction, gradient, strict=True))
+        product = sum(float((a * b).sum()) for a, b in zip(direction, gradient, strict=True))
+        products[at] = product, math.sqrt(sum(float(part.square().sum()) for part in gradient))
     return products
 
 
@@ -186,9 +213,9 @@ class Steering:
 
     Args:
         users, items: The validation rows. (n,)
-        pools: Draws their negatives.
+        pools: Draws the items that their negatives are taken from.
         batch_size: Rows a step.
-        n_negatives: Negatives of the sampled softmax.
+        pool_size: Items of each row that the negatives are taken from.
         seed: Of the halves and the order.
 
     Raises:
@@ -196,7 +223,7 @@ class Steering:
     """
 
     def __init__(
-        self, users: Tensor, items: Tensor, pools: NegativePools, *, batch_size: int, n_negatives: int, seed: int
+        self, users: Tensor, items: Tensor, pools: NegativePools, *, batch_size: int, pool_size: int, seed: int
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         known = torch.unique(users)
@@ -213,12 +240,12 @@ class Steering:
                 "larger validation part, or search: halving, which steers by none"
             )
         self._users, self._items = users[kept].to(pools.device), items[kept].to(pools.device)
-        self.pools, self.batch_size, self.n_negatives = pools, batch_size, n_negatives
+        self.pools, self.batch_size, self.pool_size = pools, batch_size, pool_size
 
     def batch(self, user_field: str, item_field: str) -> tuple[Interaction, Tensor]:
-        """Some of the rows at random, (V,), and their negatives, (V, n)."""
+        """Some of the rows at random, (V,), and unseen items of each, (V, P)."""
         pools = self.pools
         n = min(self.batch_size, len(self._users))
         rows = torch.randint(len(self._users), (n,), generator=pools.generator, device=pools.device)
         users = self._users[rows]
-        return Interaction({user_field: users, item_field: self._items[rows]}), pools.uniform(users, self.n_negatives)
+        return Interaction({user_field: users, item_field: self._items[rows]}), pools.uniform(users, self.pool_size)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from logging import getLogger
 from typing import Any
@@ -30,11 +30,11 @@ from recbole_oov.processes import share_of, sum_of_all
 from recbole_oov.randomness import random_state, set_random_state
 from recbole_oov.sampler.base_models import BaseModel, base_model_of, check_learns_from_negatives
 from recbole_oov.sampler.choice import Sampler, get_sampler
-from recbole_oov.sampler.contest import Contender, Values, halving_sizes
+from recbole_oov.sampler.contest import Contender, Values, halving_sizes, most_probable_of_the_best
 from recbole_oov.sampler.drawing import Drawing, candidate_names, read_sampler, with_pool
 from recbole_oov.sampler.mixture import Mixture, first_rows
 from recbole_oov.sampler.pools import NegativePools
-from recbole_oov.sampler.search import Architecture, Steering, gradient_products
+from recbole_oov.sampler.search import Architecture, Steering, gradient_products, hardest
 from recbole_oov.sampler.work import dns_epoch
 from recbole_oov.trainer.pool_sampling import PoolSamplingMixin, PositiveLoader, positive_loader
 from recbole_oov.trainer.search_plot import save_plot
@@ -126,7 +126,8 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             What was done, and the weights the final training starts from; None for those at the beginning.
         """
         config = self.config
-        self._check_validation(valid_data)
+        if config["search"] != "mixture":
+            self._check_validation(valid_data)
         self._know(train_data)
         samplers = self._samplers()
         report = SearchReport(config["search"], config["base_model"], candidate_names(samplers))
@@ -140,8 +141,8 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         places = list(range(len(samplers)))
         unit = dns_epoch(len(train_data._dataset.inter_feat), config["pool"] or get_sampler("dns").pool)
         budget = config["search_budget"] * unit
-        if self._has_trunk:
-            self._trunk(samplers)  # refused now, not after the probabilities were learned
+        if self._has_trunk:  # refused now, not after the probabilities were learned
+            self._pools.check(self._trunk(samplers)[1]["pool"], "trunk")
         if report.kind == "gradient":
             held = valid_data._dataset.inter_feat
             self._steering = Steering(
@@ -149,7 +150,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
                 held[self.model.ITEM_ID],
                 self._pools.again(config["seed"]),
                 batch_size=config["steering_batch_size"],
-                n_negatives=config["steering_negatives"],
+                pool_size=config["steering_pool"],
                 seed=config["seed"],
             )
             places, weights, spent = self._gradient_search(samplers, valid_data, budget // 2, report)
@@ -162,6 +163,12 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         begun = time.perf_counter()
         winner, spent = self._compare(samplers, places, budget, weights, valid_data, report)
         report.comparison_work = spent / unit
+        if (work := report.gradient_work + report.comparison_work) > 1.1 * config["search_budget"]:
+            getLogger().warning(
+                f"search_budget: {config['search_budget']}, but the search did the work of {work:.0f} epochs of dns: "
+                f"each of its {len(places)} candidates takes an epoch in each round, and some are dear; raise it, or "
+                f"name fewer samplers or smaller pools"
+            )
         report.comparison_seconds = time.perf_counter() - begun
         report.chosen, report.options = winner.drawing.sampler.name, winner.options
         self._use(self._chosen(report, samplers))
@@ -228,20 +235,19 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
                 f"rewind_epoch: the budget was spent after epoch {report.search_epochs} of the search, and the weights "
                 f"are those; raise search_budget"
             )
-        kinds = [sampler for sampler, _ in samplers]
-        return finalists(architecture, kinds, config["finalists"], self._trunk_place(samplers)), kept, spent
+        return finalists(architecture.trajectory[-1], config["finalists"], self._trunk_place(samplers)), kept, spent
 
     def steer(self, interaction: Interaction, mixture: Mixture, candidates: Any) -> Tensor:
-        """h_k of a training batch against a batch of steering rows. (K,)"""
+        """h_k / |g_k| of a training batch against a batch of steering rows. (K,)"""
         assert self._steering is not None
-        valid, negatives = self._steering.batch(self.model.USER_ID, self.model.ITEM_ID)
+        valid, pool = self._steering.batch(self.model.USER_ID, self.model.ITEM_ID)
+        negatives = hardest(self._base, valid[self.model.USER_ID], pool, self.config["steering_negatives"])
         n, rows = len(mixture.drawings), self.config["steering_batch_size"]
         some = Interaction({name: column[:rows] for name, column in interaction.interaction.items()})
         first = {at: first_rows(candidate, rows) for at, candidate in candidates.items()}
-        own = gradient_products(self._base, some, first, valid, negatives, n)
-        # The steering rows are the same in all processes: the mean is the product with the whole batch's gradient.
+        products, lengths = gradient_products(self._base, some, first, valid, negatives, n)
         part = self._positives.part if self._positives is not None else 1.0
-        return sum_of_all(self.config, part * own)
+        return sum_of_all(self.config, part * products / lengths.clamp_min(1e-12))
 
     # ---- the comparison ----
 
@@ -258,7 +264,12 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         drop the worse half after each round but for ``random``. The baselines start each sampler from the beginning,
         the finalists start where the trunk ends.
         """
-        start: Options = {"model": weights if weights is not None else self._start, "loader": None, "optimizer": None}
+        start: Options = {
+            "model": weights if weights is not None else self._start,
+            "loader": None,
+            "optimizer": None,
+            "random": random_state(),
+        }
         contenders, spent = [self._contender(report.samplers[at], *samplers[at], start) for at in places], 0
         if self._has_trunk:
             trunk = self._contender("trunk", *self._trunk(samplers), start)
@@ -268,7 +279,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             for contender in contenders:
                 contender.state, contender.epochs = trunk.state, trunk.epochs
         alive = list(contenders)
-        sizes = [len(alive)] if report.kind == "random" else halving_sizes(len(alive))
+        sizes = [len(alive)] if report.kind in ("random", "gradient") else halving_sizes(len(alive))
         for n, size in enumerate(sizes):
             alive = sorted(alive, key=lambda contender: -contender.score)[:size]
             # The finalists' first round may be rounded up: it counts most for how well they are told apart.
@@ -276,6 +287,10 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             spent += self._round(alive, (budget - spent) / (len(sizes) - n), valid_data, rounded_up=early)
         report.finalists = {contender.name: contender.score for contender in contenders}
         report.contender_epochs = {contender.name: contender.epochs for contender in contenders}
+        if report.kind == "gradient":
+            for at, contender in zip(places, contenders, strict=True):
+                contender.p = report.trajectory[-1][at]
+            return most_probable_of_the_best(contenders), spent
         return max(alive, key=lambda contender: contender.score), spent
 
     @property
@@ -326,6 +341,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         if epochs < 1:
             return 0
         self._load_weights(contender.state["model"], contender.state["optimizer"])
+        set_random_state(contender.state["random"])  # of dropout: no contender's depends on who else is trained
         self._use(contender.drawing)
         if contender.state["loader"] is not None:
             self._positives.generator.set_state(contender.state["loader"])  # type: ignore[union-attr]
@@ -339,6 +355,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             "model": self._weights(),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "loader": self._positives.generator.get_state(),  # type: ignore[union-attr]
+            "random": random_state(),
         }
         return spent
 
@@ -367,6 +384,11 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         values: Values = last.per_user[group][self.valid_metric.removeprefix(f"{group}_")]
         if self._steering is not None:
             values = values[np.isin(last.users[group], self._steering.selecting_users.cpu().numpy())]
+        if not len(values):
+            raise ConfigError(
+                f"search: {self.valid_metric} has a value for none of the users who select; give eval_args a split "
+                f"with a larger validation part, or search: comparison, in which all of them select"
+            )
         return values if self.valid_metric_bigger else -values
 
     # ---- parts ----
@@ -479,36 +501,28 @@ class _AlphaSteps:
         return mixture.mixed_loss(interaction, candidates)
 
 
-def finalists(architecture: Architecture, samplers: list[Sampler], n: int, always: int | None = None) -> list[int]:
-    """The places of the n samplers to compare: half of them, rounded up, real-item samplers with the largest p, the
-    others mixing samplers with the largest p; where one kind has too few, more of the other.
+def finalists(p: Sequence[float], n: int, always: int | None = None) -> list[int]:
+    """The places of the n samplers to compare: those with the largest p, (K,), and ``always`` whatever its p.
 
-    The kinds are ranked apart because the criterion undervalues mixing samplers: their negative contains the positive,
-    which shrinks their gradient, while trained to the end they are often the best. The one at ``always`` is ranked
-    first of its kind: the criterion looks one step ahead, and in the first epochs that is in favour of easy negatives,
-    so that the sampler which the trunk was trained with is compared whatever its p.
+    The criterion looks one step ahead: the sampler that the trunk was trained with is what it has to be better than.
     """
-    order = torch.tensor(architecture.trajectory[-1]).argsort(descending=True).tolist()
-    order.sort(key=lambda at: at != always)  # stable: all others stay in the order of p
-    real = [at for at in order if not samplers[at].mixes]
-    mixing = [at for at in order if samplers[at].mixes]
-    n_mixing = min(len(mixing), max(n // 2, n - len(real)))
-    return sorted(real[: n - n_mixing] + mixing[:n_mixing])
+    order = sorted(range(len(p)), key=lambda at: (at != always, -p[at]))
+    return sorted(order[:n])
 
 
 def report_lines(report: SearchReport) -> list[str]:
     """The search as a small table, and its cost."""
     lines = []
     if report.trajectory:
-        width = max(len(name) for name in report.samplers)
+        width = max(22, *(len(name) for name in report.samplers))
         epochs = sorted(
             {*range(0, len(report.trajectory), max(1, len(report.trajectory) // 6)), len(report.trajectory) - 1}
         )
-        lines.append("[Search] probabilities by epoch: " + " " * (width - 13) + "".join(f"{e:>7}" for e in epochs))
+        lines.append("[Search] probabilities by epoch: " + " " * (width - 22) + "".join(f"{e:>7}" for e in epochs))
         for at, name in enumerate(report.samplers):
             row = "".join(f"{report.trajectory[epoch][at]:7.3f}" for epoch in epochs)
             note = f"  dropped after epoch {report.dropped[name]}" if name in report.dropped else ""
-            lines.append(f"[Search]   {name:<{max(width, 18)}}{row}{note}")
+            lines.append(f"[Search]   {name:<{width}}{row}{note}")
     for name, score in sorted(report.finalists.items(), key=lambda pair: -pair[1]):
         lines.append(
             f"[Search] compared on validation: {name} {score:.4f} after {report.contender_epochs[name]} epochs"

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from recbole_oov.errors import ConfigError
 from recbole_oov.sampler import Choice, NegativePools, get_sampler
 from recbole_oov.sampler.base_models import BPRModel
-from recbole_oov.sampler.contest import Contender, halving_sizes
+from recbole_oov.sampler.contest import Contender, halving_sizes, most_probable_of_the_best
 from recbole_oov.sampler.drawing import candidate_names, read_sampler
 from recbole_oov.sampler.mixture import Candidate, Mixture
-from recbole_oov.sampler.search import Architecture, Steering, gradient_products, sampled_softmax
+from recbole_oov.sampler.search import Architecture, Steering, gradient_products, hardest, sampled_softmax
 from recbole_oov.trainer.autosample import finalists
 
 CONFIG = {"LABEL_FIELD": "label"}
@@ -143,7 +143,7 @@ def test_the_products_are_the_finite_differences_of_one_unrolled_step() -> None:
     valid = Interaction({"user_id": torch.tensor([1, 2, 3, 4, 5]), "item_id": torch.tensor([3, 5, 7, 9, 1])})
     negatives = source.uniform(valid["user_id"], 4)
     base.begin_step()
-    products = gradient_products(base, rows, candidates, valid, negatives, 5)
+    products, lengths = gradient_products(base, rows, candidates, valid, negatives, 5)
 
     model, xi, delta = base.model, 1e-5, 1e-2
     tables = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -171,6 +171,15 @@ def test_the_products_are_the_finite_differences_of_one_unrolled_step() -> None:
         assert difference == pytest.approx(-xi * float(products[at]), rel=1e-3, abs=1e-11)
     assert products.abs().min() > 1e-4, "none of them is zero by accident"
 
+    model.load_state_dict(tables)
+    mixture = SimpleNamespace(base=base, weights=None)
+    for at, candidate in candidates.items():
+        mixture.weights = F.one_hot(torch.tensor(at), 5).double()
+        loss = Mixture.mixed_loss(mixture, rows, {at: candidate})  # type: ignore[arg-type]
+        gradient = torch.autograd.grad(loss, list(model.parameters()))
+        whole = math.sqrt(sum(float(part.square().sum()) for part in gradient))
+        assert float(lengths[at]) == pytest.approx(whole, rel=1e-9), "rows that several pairs share are summed first"
+
 
 def test_a_model_without_known_vectors_has_the_same_products() -> None:
     from recbole_oov.sampler.base_models import BaseModel
@@ -184,9 +193,11 @@ def test_a_model_without_known_vectors_has_the_same_products() -> None:
     valid = Interaction({"user_id": torch.tensor([1, 3]), "item_id": torch.tensor([3, 5])})
     negatives = source.uniform(valid["user_id"], 4)
     by_vectors, by_parameters = (
-        gradient_products(kind, rows, candidates, valid, negatives, 3) for kind in (base, BaseModel(base.model, CONFIG))
+        gradient_products(kind, rows, candidates, valid, negatives, 4) for kind in (base, BaseModel(base.model, CONFIG))
     )
-    assert torch.allclose(by_vectors, by_parameters, atol=1e-9)
+    for ours, theirs in zip(by_vectors, by_parameters, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-9)
+    assert by_vectors[0][3] == 0 and by_vectors[1][3] == 1, "which was not asked"
 
 
 def test_probabilities_follow_the_products_and_losers_are_dropped() -> None:
@@ -248,9 +259,10 @@ def test_the_products_do_not_collapse_to_the_easiest() -> None:
         training.zero_grad()
         mixture.loss(rows).backward()
         training.step()
-        negatives = source.uniform(valid["user_id"], 4)
+        negatives = hardest(base, valid["user_id"], source.uniform(valid["user_id"], 4), 2)
         candidates = mixture.candidates(rows)
-        architecture.step(0, gradient_products(base, rows, candidates, valid, negatives, 3))
+        products, lengths = gradient_products(base, rows, candidates, valid, negatives, 3)
+        architecture.step(0, products / lengths)
     assert float(architecture.probabilities(0)[0].detach()) < 0.1
 
 
@@ -260,7 +272,7 @@ def test_the_products_do_not_collapse_to_the_easiest() -> None:
 def test_validation_users_steer_or_select_never_both() -> None:
     _, source, _ = toy()
     users, items = torch.tensor([1, 1, 2, 3, 4, 5, 5]), torch.tensor([3, 4, 5, 7, 1, 2, 6])
-    steering = Steering(users, items, source, batch_size=64, n_negatives=3, seed=1)
+    steering = Steering(users, items, source, batch_size=64, pool_size=3, seed=1)
     halves = set(steering.steering_users.tolist()), set(steering.selecting_users.tolist())
     assert halves[0] | halves[1] == {1, 2, 3, 4, 5} and not halves[0] & halves[1]
     known = set(zip(users.tolist(), items.tolist(), strict=True))
@@ -269,24 +281,23 @@ def test_validation_users_steer_or_select_never_both() -> None:
         assert set(rows["user_id"].tolist()) <= halves[0]
         assert set(zip(rows["user_id"].tolist(), rows["item_id"].tolist(), strict=True)) <= known
         assert not source.is_positive(rows["user_id"][:, None], negatives).any()
-    again = Steering(users, items, source, batch_size=64, n_negatives=3, seed=1)
+    again = Steering(users, items, source, batch_size=64, pool_size=3, seed=1)
     assert torch.equal(again.steering_users, steering.steering_users)
 
 
-def test_real_and_mixing_samplers_are_ranked_apart() -> None:
-    architecture = Architecture(5, epochs=2)
-    samplers = [get_sampler(name) for name in ("uniform", "dns", "dns_mn", "mixgcf", "dins")]
-    architecture.trajectory.append([0.4, 0.3, 0.2, 0.06, 0.04])
-    assert finalists(architecture, samplers, 4) == [0, 1, 3, 4]
-    assert finalists(architecture, samplers, 3) == [0, 1, 3]
-    assert finalists(architecture, samplers, 5) == [0, 1, 2, 3, 4]
-    assert finalists(architecture, samplers, 1) == [0]
-    assert finalists(architecture, samplers, 4, 2) == [0, 2, 3, 4], "with the trunk's sampler, whatever its p"
-    assert finalists(architecture, samplers, 2, 4) == [0, 4]
-    architecture.trajectory.append([0.4, 0.3, 0.3])
-    assert finalists(architecture, samplers[:3], 2) == [0, 1]
-    architecture.trajectory.append([0.4, 0.6])
-    assert finalists(architecture, samplers[3:], 2) == [0, 1]
+def test_the_most_probable_are_compared_and_the_trunk_s_whatever_its_p() -> None:
+    p = [0.4, 0.06, 0.2, 0.3, 0.04]
+    assert finalists(p, 3) == [0, 2, 3] and finalists(p, 1) == [0] and finalists(p, 9) == [0, 1, 2, 3, 4]
+    assert finalists(p, 3, 4) == [0, 3, 4] and finalists(p, 3, 0) == [0, 2, 3] and finalists(p, 1, 1) == [1]
+
+
+def test_negatives_that_steer_are_the_hardest_of_a_pool() -> None:
+    base, source, rows = toy(2)
+    base.begin_step()
+    pool = source.uniform(rows["user_id"], 6)
+    found = hardest(base, rows["user_id"], pool, 2)
+    expected = pool.gather(1, base.scores(rows["user_id"], pool).argsort(dim=1, descending=True)[:, :2])
+    assert torch.equal(found, expected)
 
 
 def test_variants_of_a_sampler_are_told_apart_by_what_differs() -> None:
@@ -309,6 +320,20 @@ def test_a_contender_is_judged_by_its_best_or_by_where_it_leads() -> None:
         for contender in (best, latest):
             contender.judged(np.array([value, value]))
     assert best.score == 0.5 and latest.score == pytest.approx(0.3)
+
+
+def test_the_most_probable_wins_among_those_that_validation_cannot_tell_apart() -> None:
+    def contender(name: str, p: float, values: list[float]) -> Contender:
+        made = Contender(name, {}, None, {}, by_the_last=True, p=p)  # type: ignore[arg-type]
+        made.judged(np.array(values))
+        return made
+
+    best = contender("best", 0.2, [0.5, 0.5, 0.5, 0.6])
+    near = contender("near", 0.3, [0.7, 0.3, 0.6, 0.4])  # .025 behind, with a standard error of .083
+    far = contender("far", 0.5, [0.4, 0.4, 0.4, 0.4])  # .125 behind, with one of .025
+    assert most_probable_of_the_best([far, near, best]).name == "near"
+    assert most_probable_of_the_best([far, best]).name == "best"
+    assert most_probable_of_the_best([contender("one", 0.1, [0.2]), contender("two", 0.9, [0.1])]).name == "one"
 
 
 def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None:
@@ -344,6 +369,22 @@ def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None
             r"samplers: dns is named twice with the same options; name it once, or change an option",
         ),
         (
+            {"base_model": "BPR", "samplers": ["uniform", {"name": "dns", "pool": 4}, {"name": "dns", "pool": 9}]},
+            r"trunk: 'dns' is more than one of samplers; say which, as in \{name: dns, pool: 4\}",
+        ),
+        (
+            {"base_model": "BPR", "steering_negatives": 300},
+            r"steering_negatives: 300 is more than steering_pool, 256",
+        ),
+        (
+            {"base_model": "BPR", "samplers": ["dns", {"name": "uniform", "pool": 9}]},
+            r"samplers: uniform draws one item and has no pool to choose from; leave pool out",
+        ),
+        (
+            {"base_model": "BPR", "train_neg_sample_args": {"distribution": "popularity", "alpha": 0.3}},
+            r"train_neg_sample_args distribution is 'popularity', but negatives come from the sampler's pool",
+        ),
+        (
             {"base_model": "BPR", "search": "comparison", "search_budget": 20},
             r"search_budget: 20 is less than the 21 epochs that search: comparison takes",
         ),
@@ -373,7 +414,7 @@ def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None
         ({"base_model": "BPR", "pool": 3}, r"samplers m: 4 is more than pool, 3; set m to at most pool"),
         (
             {"base_model": "BPR", "initialisation": "rewind", "rewind_epoch": 9},
-            r"rewind_epoch: 9 is after the last of search_epochs: 3",
+            r"rewind_epoch: 9 is after the last of search_epochs: 2",
         ),
         (
             {"base_model": "BPR", "metrics": ["NDCG", "ItemCoverage"], "valid_metric": "ItemCoverage@10"},

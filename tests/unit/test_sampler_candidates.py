@@ -204,6 +204,20 @@ def test_srns_s_spread_is_that_of_the_likelihood_over_five_epochs() -> None:
     assert [past.weight for past in again.past] == [0.0, 1.0, 0.0, 1.0, 0.0]  # type: ignore[attr-defined]
 
 
+def test_srns_keeps_the_hardest_where_the_temperature_is_too_low_for_chance() -> None:
+    """With exp(-1000) beside 1 only one weight is above 0: the others of a cache are the next by score, not any."""
+    pools, base = toy_pools(), Drift()
+    cache = SRNSCache(pools, base, size=3, candidates=256, temperature=0.001)  # type: ignore[arg-type]
+    base.weight = 1.0
+    cache.begin_epoch(0, base.scores)
+    users = torch.tensor([1, 2])
+    cache.renew(users, by_id)
+    for user in users.tolist():
+        held = cache.items[user].tolist()  # type: ignore[index]
+        assert set(held) == {18, 19, 20} or len(set(held)) < 3, "of 256 draws some are the same item"
+        assert min(held) >= 18
+
+
 def test_srns_draws_the_caches_of_a_batch_anew_and_no_others() -> None:
     pools, base = toy_pools(), Drift(1.0)
     cache = SRNSCache(pools, base, size=4, candidates=64, temperature=1.0)  # type: ignore[arg-type]
@@ -244,4 +258,10 @@ def test_a_user_s_own_sampler_joins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sampler.choose(batch([[1.0, 3.0, 2.0]], [0.0])).index.tolist() == [2]
     with pytest.raises(ConfigError, match=r"the name 'dns' is taken by dns"):
         register_sampler("dns")(second_hardest)
+    with pytest.raises(ConfigError, match=r"other: rnk is read neither by the source uniform nor by .*\(batch, rank\)"):
+        register_sampler("other", rnk=2)(lambda batch, rank=1: Choice(batch.scores.argmax(1)))
+    with pytest.raises(ConfigError, match="other: the source adasir reads cache, candidates; give defaults"):
+        register_sampler("other", source="adasir")(second_hardest)
+    with pytest.raises(ConfigError, match="other names the source 'pop'; there are uniform, popularity, adasir, srns"):
+        register_sampler("other", source="pop")(second_hardest)
     assert get_sampler("dns").choose is c.dns
