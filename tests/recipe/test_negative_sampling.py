@@ -213,6 +213,17 @@ def test_the_trunk_s_pool_is_refused_before_the_search(data_path: Path, monkeypa
         train(data_path, "AutoSample", base_model="BPR", trunk="{name: dns, pool: 5000}", **SEARCH)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_hard_samplers_become_probable_where_they_learn_more(data_path: Path, seed: int) -> None:
+    """Users of one circle have each other's items as hardest negatives: easy ones teach nothing after an epoch."""
+    samplers = "[uniform, popularity, dns, {name: dns_mn, pool: 4, m: 2}]"
+    more = {"samplers": samplers, "search_epochs": 4, "search_budget": 40, "steering_pool": 64, "seed": seed}
+    experiment, _ = train(data_path, "AutoSample", base_model="BPR", **{**SEARCH, **more})
+    report = experiment.trainer.search_report
+    p = dict(zip(report.samplers, report.trajectory[-1], strict=True))
+    assert p["dns"] + p["dns_mn"] > 0.7 and report.chosen in ("dns", "dns_mn")
+
+
 def test_the_mixture_costs_no_search(data_path: Path) -> None:
     experiment, result = train(data_path, "AutoSample", base_model="BPR", search="mixture", **SEARCH)
     report = experiment.trainer.search_report
