@@ -11,6 +11,7 @@ from recbole.utils import get_model, init_logger, init_seed
 
 from recbole_oov.checkpoints import CheckpointError
 from recbole_oov.compat import load_checkpoint
+from recbole_oov.compat.checkpoints import never_unpickle
 from recbole_oov.config.places import dataset_folder, dataset_problems
 from recbole_oov.data.identity import ids_fingerprint
 from recbole_oov.errors import ConfigError, DataError
@@ -29,6 +30,7 @@ def load_checkpoint_and_data(
     if not isinstance(state, dict) or not {"config", "state_dict"} <= set(state):
         raise CheckpointError(f"{model_file}: this holds no model with its configuration; give the checkpoint of a run")
     config = state["config"]
+    never_unpickle(config)
     folder = _data_folder(config, model_file, data_path)
     init_seed(config["seed"], config["reproducibility"])
     if log:

@@ -36,6 +36,7 @@ __all__ = [
     "CheckpointError",
     "allow_in_checkpoints",
     "load_checkpoint",
+    "never_unpickle",
     "restore_array",
     "restore_sparse",
     "save_checkpoint",
@@ -142,6 +143,7 @@ def checkpoint_reasons(quick_start: Any, put: Put) -> None:
         state = load_checkpoint(model_file)
         if not isinstance(state, dict) or "config" not in state or "state_dict" not in state:
             raise CheckpointError(f"{model_file}: this is no checkpoint of a model: it has no config or no state_dict")
+        never_unpickle(state["config"])
         with tempfile.TemporaryDirectory(prefix="recbole_oov-") as folder:
             copied = os.path.join(folder, "model.pth")
             read = {name: state.get(name) for name in ("config", "state_dict", "other_parameter")}
@@ -149,6 +151,21 @@ def checkpoint_reasons(quick_start: Any, put: Put) -> None:
             return stock(copied)
 
     put(quick_start, "load_data_and_model", load_data_and_model)
+
+
+_NOWHERE = os.path.join(os.devnull, "none")
+"""A path at which nothing can ever be: what it lies in is no folder."""
+
+
+def never_unpickle(config: Any) -> None:
+    """Let the configuration of a checkpoint name no data set and no loaders that were saved before.
+
+    RecBole reads those by pickle, which runs what the file says, from where the configuration says; where it says
+    nothing, from ``checkpoint_dir``, which it says as well. Both are made anew from the data's own files instead, and
+    none are saved.
+    """
+    config["dataset_save_path"] = config["dataloaders_save_path"] = _NOWHERE
+    config["save_dataset"] = config["save_dataloaders"] = False
 
 
 def save_checkpoint(state: Any, path: str | os.PathLike[str]) -> None:

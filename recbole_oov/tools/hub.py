@@ -135,6 +135,7 @@ def fetch(source: str, to: str | Path, data_path: str | Path | None = None) -> P
     folder = _source_folder(source)
     about = _about(folder)
     state = load_checkpoint(folder / MODEL_FILE)
+    state["config"], _ = forget_places(state["config"])  # whoever wrote the folder need not have done so
     content_file = about.get("content_file")
     with new_folder(to, "pull") as made:
         if content_file is not None:

@@ -697,6 +697,23 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(make_config: Callable[..., 
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_saved_data_that_a_checkpoint_names_are_not_unpickled(
+    given: bool, make_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    trainer, _, _ = trained(make_config())
+    state = compat.load_checkpoint(trainer.saved_model_file)
+    files = {"dataset_save_path": "toy-Dataset.pth", "dataloaders_save_path": "toy-for-BPR-dataloader.pth"}
+    for key, name in files.items():
+        (tmp_path / name).write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+        state["config"][key] = str(tmp_path / name) if given else None
+    state["config"]["checkpoint_dir"] = str(tmp_path)
+    compat.save_checkpoint(state, tmp_path / "shared.pth")
+    quick_start = importlib.import_module("recbole.quick_start")
+    assert quick_start.load_data_and_model(str(tmp_path / "shared.pth"))[0]["model"] == "BPR"
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_checkpoint_of_stock_recbole_is_read_and_nothing_of_it_run(
     config: Any, make_config: Callable[..., Any], tmp_path: Path
 ) -> None:

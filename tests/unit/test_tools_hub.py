@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -168,6 +169,35 @@ def test_a_damaged_folder_is_refused(about: str, said: str, workplace: Path) -> 
     Path("shared/recbole_oov.json").write_text(about, encoding="utf-8")
     with pytest.raises(DataError, match=said):
         hub.fetch("shared", "models")
+
+
+class Evil:
+    """A pickle of it is a program that makes a file."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("ran"),)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_no_pickle_that_a_checkpoint_names_is_read(given: bool, checkpoint: str) -> None:
+    """RecBole unpickles saved data: at the paths of the configuration, and without them in its checkpoint_dir."""
+    hub.publish(checkpoint, "shared", "dataset", evaluate=False)
+    state = hub.load_checkpoint(Path("shared/model.json"))
+    names = {
+        "dataset_save_path": "tastes-DeepMusicDataset.pth",
+        "dataloaders_save_path": "tastes-for-DeepMusic-dataloader.pth",
+    }
+    for key, name in names.items():
+        state["config"][key] = f"shared/{name}" if given else None
+    state["config"]["checkpoint_dir"] = "shared"
+    hub.store.save(state, Path("shared/model.json"))
+    for name in (*names.values(), "tastes-Dataset.pth"):
+        Path("shared", name).write_bytes(pickle.dumps(Evil()))
+    shutil.copy("shared/vectors.npz", ".")
+    recbole_oov.load("shared/model.json", data_path="dataset", log=False)
+    pulled = hub.load_checkpoint(hub.fetch("shared", "models/deep", "dataset"))["config"]
+    assert not Path("ran").exists()
+    assert [pulled[key] for key in names] == [None, None] and pulled["checkpoint_dir"] == "saved"
 
 
 class Hub(ModuleType):
