@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from recbole_oov.compat.mending import Overlay, Put, fix
+from recbole_oov.errors import ConfigError, DataError
 
 
 @fix(
@@ -252,6 +253,49 @@ def ksr_relations(ksr: Any, put: Put) -> None:
         self.relation_Matrix = self.relation_Matrix.to(torch.get_default_dtype())
 
     put(ksr.KSR, "__init__", __init__)
+
+
+@fix(
+    "recbole.model.context_aware_recommender.kd_dagfm",
+    symptom="the option `teacher` of KD_DAGFM is run as Python code, also out of a checkpoint of somebody else's",
+    since="RecBole",
+)
+def teacher_names(kd_dagfm: Any, put: Put) -> None:
+    """``eval(config["teacher"])`` finds the teacher's class, and runs any other expression as well.
+
+    In that module ``eval`` knows the names of the networks that it has, and nothing else.
+    """
+    names = ("CrossNet", "CIN")
+
+    def network(name: str) -> Any:
+        if name not in names:
+            raise ConfigError(f"teacher: {name!r} is not allowed; it must be {' or '.join(names)}")
+        return getattr(kd_dagfm, name)
+
+    put(kd_dagfm, "eval", network)
+
+
+@fix(
+    "recbole.model.general_recommender.ldiffrec",
+    symptom="`item_emb.npy` beside the data set is unpickled by LDiffRec, which runs code that is in it",
+    since="RecBole",
+)
+def plain_item_vectors(ldiffrec: Any, put: Put) -> None:
+    """``np.load(…, allow_pickle=True)`` reads the items' vectors, whoever wrote them, from where a checkpoint says.
+
+    They are numbers, which need no pickle; a file of anything else is refused.
+    """
+    stock = ldiffrec.np.load
+
+    def load(path: Any, **_: Any) -> Any:
+        try:
+            return stock(path, allow_pickle=False)
+        except ValueError as error:
+            raise DataError(
+                f"{path}: this is no array of numbers ({error}); save the vectors with numpy.save"
+            ) from error
+
+    put(ldiffrec, "np", Overlay(ldiffrec.np, load=load))
 
 
 @fix(

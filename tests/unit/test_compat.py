@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import importlib
 import inspect
@@ -46,6 +47,7 @@ from recbole.utils import ModelType, get_model, get_trainer, init_seed
 
 from recbole_oov import compat
 from recbole_oov.compat import checkpoints, mending
+from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.testing import two_circles, write_atomic
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -330,6 +332,25 @@ def groups_are_missing(folder: Path) -> bool:
     return "oov_recall@2" not in result["test_result"]
 
 
+def teacher_is_run(folder: Path) -> bool:
+    kd_dagfm = importlib.import_module("recbole.model.context_aware_recommender.kd_dagfm")
+    teacher: Callable[[str], Any] = vars(kd_dagfm).get("eval", eval)  # what the module calls eval
+    assert teacher is eval or teacher("CrossNet") is kd_dagfm.CrossNet
+    with contextlib.suppress(ConfigError):
+        teacher(f"__import__('pathlib').Path({str(folder / 'ran')!r}).touch()")
+    return (folder / "ran").exists()
+
+
+def item_vectors_are_unpickled(folder: Path) -> bool:
+    ldiffrec = importlib.import_module("recbole.model.general_recommender.ldiffrec")
+    np.save(folder / "plain.npy", np.eye(2))
+    assert ldiffrec.np.load(folder / "plain.npy", allow_pickle=True).tolist() == np.eye(2).tolist()
+    np.save(folder / "item_emb.npy", np.array([Evil(folder / "ran")], dtype=object))
+    with contextlib.suppress(DataError):
+        ldiffrec.np.load(folder / "item_emb.npy", allow_pickle=True)
+    return (folder / "ran").exists()
+
+
 SYMPTOMS: dict[str, Callable[[Any, Path], bool]] = {
     "numpy_aliases": lambda config, tmp_path: aliases_missing(),
     "sorted_interactions": lambda config, tmp_path: sorting_warns(),
@@ -353,6 +374,8 @@ SYMPTOMS: dict[str, Callable[[Any, Path], bool]] = {
     "pop_counts": lambda config, tmp_path: popularity() != [0, 2, 1, 0, 0],
     "ksr_relations": lambda config, tmp_path: ksr().relation_Matrix.dtype != torch.get_default_dtype(),
     "oov_groups": lambda config, tmp_path: groups_are_missing(tmp_path),
+    "teacher_names": lambda config, tmp_path: teacher_is_run(tmp_path),
+    "plain_item_vectors": lambda config, tmp_path: item_vectors_are_unpickled(tmp_path),
     "checkpoint_enums": lambda config, tmp_path: enums_unreadable(tmp_path),
     "checkpoint_config": config_unreadable,
     "checkpoint_files": lambda config, tmp_path: unreadable(stock_save(config, tmp_path)),
