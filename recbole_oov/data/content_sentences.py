@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ def _load_encoder(encoder: str, device: str, show_progress: bool) -> Any:
     from transformers.utils import logging
 
     folder = _model_folder(encoder)
+    _refuse_code(folder)
     had_bars = logging.is_progress_bar_enabled()
     if not show_progress:
         logging.disable_progress_bar()
@@ -112,6 +114,26 @@ def _load_encoder(encoder: str, device: str, show_progress: bool) -> Any:
     finally:
         if had_bars:
             logging.enable_progress_bar()
+
+
+def _refuse_code(folder: Path) -> None:
+    """Refuse a folder that brings classes of its own; releases of sentence-transformers before 6 would run them.
+
+    A checkpoint of somebody else's names its encoder, so that the folder need not be the user's choice.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return
+    try:
+        kinds = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"content encoder: {path} cannot be read ({error}); save the encoder again") from error
+    for kind in kinds:
+        if not kind.startswith("sentence_transformers."):
+            raise ConfigError(
+                f"content encoder: {path} names {kind}, code of its own, which is never run; give an encoder that is "
+                f"made of modules of sentence-transformers, or its vectors with content: {{from: file, path: …}}"
+            )
 
 
 def _not_loaded(encoder: str, error: Exception) -> ConfigError:

@@ -334,6 +334,16 @@ def test_minilm_is_the_package_s_folder(tmp_path: Path, encoder: Path, monkeypat
     assert all(np.array_equal(rows[item], same[item]) for item in rows)
 
 
+def test_an_encoder_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    (folder / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "custom.Model"}]')
+    (folder / "custom.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    with pytest.raises(ConfigError, match=r"modules\.json names custom\.Model, code of its own, which is never run"):
+        content_of(tmp_path, content={"encoder": str(folder)})
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_changed_encoder_is_another_cache_entry(tmp_path: Path, encoder: Path) -> None:
     before = content_sentences.encoder_version(str(encoder))
     readme = encoder / "note.txt"
