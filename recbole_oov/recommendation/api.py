@@ -140,6 +140,12 @@ class Recommender:
         scores: bool,
         keep_seen: bool,
     ) -> Recommendations:
+        for history in histories:
+            if isinstance(history, str) or not hasattr(history, "__len__"):
+                raise ConfigError(
+                    f"histories: {history!r} is one item, not a history; give a list of item ids for each, as in "
+                    f"[[{history!r}]]"
+                )
         if any(len(history) == 0 for history in histories):
             raise ConfigError("history: a history is empty; give at least one item")
         ids = [self.names.ids("item", history) for history in histories]

@@ -335,6 +335,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("EASE", {"history": ["i1", "j2"]}, "'j2' is not among the 60 items"),
     ("EASE", {"history": []}, "empty"),
     ("EASE", {"history": "i1"}, "list of item ids"),
+    ("EASE", {"histories": ["i1", "i2"]}, "histories: 'i1' is one item, not a history; give a list of item ids"),
+    ("EASE", {"histories": [["i1"], 2]}, "histories: 2 is one item, not a history"),
     ("EASE", {"history": ["i1"], "user": "u1"}, "stands alone"),
     ("DeepMusic", {"user": "[PAD]"}, "is not among"),
     ("DeepMusic", {"users": []}, "not empty"),
