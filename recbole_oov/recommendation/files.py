@@ -36,7 +36,8 @@ def read_item_file(path: Path) -> list[dict[str, Any]]:
         if not isinstance(found, list):
             raise DataError(f"new_items: {path} holds no list; write [{{…}}, {{…}}], or an object a line as .jsonl")
         return [_object(path, at, item) for at, item in enumerate(found, start=1)]
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    # Not splitlines, which also cuts at characters that JSON's texts may hold, such as U+2028.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     return [_object(path, number, _json(path, number, line)) for number, line in lines]
 
 

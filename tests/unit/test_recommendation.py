@@ -458,3 +458,11 @@ def test_files_that_cannot_be_read(name: str, text: str, said: str, tmp_path: Pa
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=said):
         read_item_file(tmp_path / name)
+
+
+def test_an_object_a_line_may_hold_any_character(tmp_path: Path) -> None:
+    titles = ["amber\u2028tide", "basil\x85", "cedar\u2029", "dune"]
+    lines = [json.dumps({"title": title}, ensure_ascii=False) for title in titles]
+    path = tmp_path / "new.jsonl"
+    path.write_bytes("\r\n".join(["", *lines[:2], " ", *lines[2:]]).encode())
+    assert [item["title"] for item in read_item_file(path)] == titles
