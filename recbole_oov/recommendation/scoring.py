@@ -63,8 +63,9 @@ class Scores:
             return self._of_sequences(histories)
         if name in _LINEAR or (name == "ItemKNN" and model.method == "item"):
             weights = model.w if name == "ItemKNN" else model.item_similarity
-            product = self._multi_hot(histories) @ (weights if isinstance(weights, np.ndarray) else weights.toarray())
-            return self._checked(torch.from_numpy(np.asarray(product)), len(histories))
+            # (hᵀ W)ᵀ = Wᵀ h: a sparse matrix has to stand on the left, and is never made dense.
+            product = np.asarray((weights.T @ self._multi_hot(histories).T).T)
+            return self._checked(torch.from_numpy(product), len(histories))
         if name in _AUTO_ENCODERS:
             return self._of_rating_rows(histories)
         raise ConfigError(

@@ -277,6 +277,19 @@ def test_a_history_is_scored_as_the_user_who_has_it(name: str, ready: Any) -> No
     assert not {row.item for row in found[:5]} & set(histories[0])
 
 
+@pytest.mark.parametrize("name", ["ItemKNN", "SLIMElastic", "EASE"])
+def test_a_matrix_of_items_stays_sparse(name: str, ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ready(name)
+    weights = made.model.w if name == "ItemKNN" else made.model.item_similarity
+    dense = np.asarray(weights if isinstance(weights, np.ndarray) else weights.toarray())
+    if name != "EASE":
+        monkeypatch.setattr(type(weights), "toarray", None)
+        monkeypatch.setattr(type(weights), "todense", None)
+    found = recommender(made)._scores.of_histories([torch.tensor([1, 2, 2, 7]), torch.tensor([5])])
+    expected = np.stack([dense[[1, 2, 7]].sum(axis=0), dense[5]])
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "OOVLLMRec", "FPMC"])
 def test_sequential_models_go_on_with_the_whole_training_history(name: str, circles: Any, workplace: Path) -> None:
     from recbole.data import create_dataset, data_preparation
