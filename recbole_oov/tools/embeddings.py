@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,15 +70,14 @@ def embeddings_of(model: Any, test_data: Any) -> Embeddings:
             ) from error
     asked = torch.arange(1, min(_N_USERS, len(users) - 1) + 1, device=users.device)
     everything = torch.arange(1, len(items), device=items.device)
-    pairs = Interaction(
-        {
-            model.USER_ID: asked.repeat_interleave(len(everything)),
-            model.ITEM_ID: everything.repeat(len(asked)),
-        }
-    )
-    scores = model.predict(pairs).view(len(asked), -1)
-    gap = _gap(name, users[asked] @ items[1:].T, scores)
-    return Embeddings(items, users, gap, scores.numel())
+
+    def compared() -> Iterator[tuple[Tensor, Tensor]]:
+        # User by user: the model gathers two embeddings for each pair, of 64 users gigabytes.
+        for user in asked:
+            pairs = Interaction({model.USER_ID: user.repeat(len(everything)), model.ITEM_ID: everything})
+            yield items[1:] @ users[user], model.predict(pairs).flatten()
+
+    return Embeddings(items, users, _gap(name, compared()), len(asked) * len(everything))
 
 
 _REMEDY = "choose BPR, LightGCN, NGCF, SASRec, GRU4Rec or a cold-start model such as DeepMusic"
@@ -98,13 +98,19 @@ def _sequential(model: Any, dataset: Any) -> Embeddings:
         scores = model.full_sort_predict(histories).view(len(histories), -1)
     except REFUSALS as error:
         raise refusal from error
-    return Embeddings(items, None, _gap(name, (made @ items.T)[:, 1:], scores[:, 1:]), scores[:, 1:].numel())
+    gap = _gap(name, [((made @ items.T)[:, 1:], scores[:, 1:])])
+    return Embeddings(items, None, gap, scores[:, 1:].numel())
 
 
-def _gap(name: str, products: Tensor, scores: Tensor) -> float:
-    if products.shape != scores.shape:
-        raise ConfigError(f"export: {name} gives scores of {tuple(scores.shape)} for {tuple(products.shape)}")
-    gap = float((products - scores).abs().max() / scores.abs().max().clamp(min=1e-12))
+def _gap(name: str, compared: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """The largest difference between dot products and scores, relative to the largest score; too large a one raises."""
+    differences, largest = [], []
+    for products, scores in compared:
+        if products.shape != scores.shape:
+            raise ConfigError(f"export: {name} gives scores of {tuple(scores.shape)} for {tuple(products.shape)}")
+        differences.append((products - scores).abs().max())
+        largest.append(scores.abs().max())
+    gap = float(torch.stack(differences).max() / torch.stack(largest).max().clamp(min=1e-12))
     if not gap <= _TOLERANCE:
         raise ConfigError(
             f"export: {name} does not score by the dot product of its embeddings: they differ from its own scores by "

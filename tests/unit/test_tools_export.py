@@ -121,6 +121,20 @@ def test_models_that_do_not_are_refused(model: str, options: dict[str, Any], tin
         embeddings_of(ready.model, ready.test_data)
 
 
+def test_no_more_pairs_are_scored_at_once_than_there_are_items(tiny_dataset: Path) -> None:
+    ready = recbole_oov.runner.prepare("BPR", "tiny", config_dict=OPTIONS, argv=[])
+    plain, sizes = ready.model.predict, []
+
+    def predict(rows: Interaction) -> torch.Tensor:
+        sizes.append(len(rows))
+        scores: torch.Tensor = plain(rows)
+        return scores
+
+    ready.model.predict = predict
+    found = embeddings_of(ready.model, ready.test_data)
+    assert sizes[-40:] == [60] * 40 and max(sizes) <= 64 and found.n_scores == 40 * 60
+
+
 def test_a_bias_is_noticed(tmp_path: Path, workplace: Path) -> None:
     """A model that looks as BPR does and adds something to the dot product must not be exported."""
     from cold import write_tastes
