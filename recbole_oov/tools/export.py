@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from recbole_oov.tools.embeddings import embeddings_of
 
 FORMATS = ("npy", "parquet")
 INDEX_FILE = "items.faiss"
+ABOUT_FILE = "export.json"
+_TABLE_FILES = {"npy": ("{}.npy", "{}.ids.npy"), "parquet": ("{}.parquet",)}
 
 
 def export(argv: Sequence[str]) -> None:
@@ -58,6 +60,7 @@ def export(argv: Sequence[str]) -> None:
             write_table(folder, name, field, ids, table[1:].float().cpu().numpy(), kind)
         if given.get("index") is not None:
             write_index(folder / INDEX_FILE, found.items[1:].float().cpu().numpy())
+        stale = remove_stale(folder, tables, kind, index=given.get("index") is not None)
         about = {
             "model": str(config["model"]),
             "dataset": str(config["dataset"]),
@@ -71,14 +74,41 @@ def export(argv: Sequence[str]) -> None:
             "scores_compared": found.n_scores,
         }
         text = json.dumps(about, indent=1)
-        write_atomically(folder / "export.json", lambda part: part.write_text(text + "\n", encoding="utf-8"))
+        write_atomically(folder / ABOUT_FILE, lambda part: part.write_text(text + "\n", encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error}); choose another output") from error
+    if stale:
+        print(f"{folder}: {', '.join(stale)} of an earlier export removed")
     for name, (_, table) in tables.items():
         print(f"{folder}: {len(table) - 1:,} {name}, {table.shape[1]} numbers each")
     print(f"checked: {found.n_scores:,} dot products are the model's scores (largest relative gap {found.gap:.1e})")
     if found.users is None:
         print(f"users: {config['model']} makes a user of a history; ask the model for its representation")
+
+
+def remove_stale(folder: Path, tables: Collection[str], kind: str, *, index: bool) -> list[str]:
+    """Remove what an earlier export wrote into a folder and this one does not: it belongs to another model.
+
+    Args:
+        folder: Where to; only one with an ``export.json``, which says that the files are an export's.
+        tables: Those that were written now, out of ``items`` and ``users``.
+        kind: One of :data:`FORMATS`, their format.
+        index: Whether there is a new index.
+
+    Returns:
+        Names of the files.
+
+    Raises:
+        OSError: One cannot be removed.
+    """
+    if not (folder / ABOUT_FILE).is_file():
+        return []
+    every = {form.format(name) for forms in _TABLE_FILES.values() for form in forms for name in ("items", "users")}
+    written = {form.format(name) for form in _TABLE_FILES[kind] for name in tables} | ({INDEX_FILE} if index else set())
+    stale = sorted(name for name in (every | {INDEX_FILE}) - written if (folder / name).is_file())
+    for name in stale:
+        (folder / name).unlink()
+    return stale
 
 
 def write_table(folder: Path, name: str, field: str, ids: np.ndarray, vectors: np.ndarray, kind: str) -> None:

@@ -121,6 +121,29 @@ def test_models_that_do_not_are_refused(model: str, options: dict[str, Any], tin
         embeddings_of(ready.model, ready.test_data)
 
 
+def test_nothing_of_an_earlier_export_stays(
+    checkpoint: tuple[Path, str], workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another model's users, or an index of its items, would be searched with these embeddings."""
+    pytest.importorskip("pyarrow")
+    where = [f"--checkpoint={checkpoint[1]}", f"--data_path={checkpoint[0]}", "--output=out"]
+    assert main(["export", *where]) == 0
+    for name in ("items.faiss", "notes.txt"):
+        Path("out", name).touch()
+    assert main(["export", *where, "--format=parquet"]) == 0
+    left = sorted(path.name for path in Path("out").iterdir())
+    assert left == ["export.json", "items.parquet", "notes.txt", "users.parquet"]
+    said = capsys.readouterr().out
+    assert "items.faiss, items.ids.npy, items.npy, users.ids.npy, users.npy of an earlier export removed" in said
+
+
+def test_users_of_my_own_are_left_alone(checkpoint: tuple[Path, str], workplace: Path) -> None:
+    Path("out").mkdir()
+    Path("out/users.parquet").touch()
+    assert main(["export", f"--checkpoint={checkpoint[1]}", f"--data_path={checkpoint[0]}", "--output=out"]) == 0
+    assert Path("out/users.parquet").is_file()
+
+
 def test_no_more_pairs_are_scored_at_once_than_there_are_items(tiny_dataset: Path) -> None:
     ready = recbole_oov.runner.prepare("BPR", "tiny", config_dict=OPTIONS, argv=[])
     plain, sizes = ready.model.predict, []
