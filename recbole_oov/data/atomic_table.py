@@ -30,8 +30,8 @@ LONGEST_CELL = 131_072
 _NUMBER = re.compile(
     r"\s*[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|inf|infinity|nan)\s*", re.IGNORECASE | re.ASCII
 )
-_MISSING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"}
-_MISSING |= {"N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
+MISSING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"}
+MISSING |= {"N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 """Texts that pandas reads as a missing value."""
 _PACKED = {
     b"\x1f\x8b": "gzip",
@@ -258,7 +258,7 @@ class AtomicTable:
             )
             for column in floats:
                 cell = cells[column.position]
-                if cell not in _MISSING and not _is_number(cell):
+                if cell not in MISSING and not _is_number(cell):
                     raise self._fail(
                         f"column {column.name} is of type float, but holds {_short(cell)}; write a number, or leave "
                         f"the cell empty",

@@ -15,8 +15,9 @@ from recbole_oov.errors import DataError
 
 EXAMPLES = 5
 """How many lines or ids a message names."""
-_PADDING = "[PAD]"
-_LARGEST = float(np.finfo(np.float32).max)
+PADDING = "[PAD]"
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest number that RecBole can hold."""
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Numbers:
                 self._check_lists(name, block)
 
     def _add_column(self, name: str, values: np.ndarray, lines: np.ndarray) -> None:
-        bad = ~(np.abs(values) <= _LARGEST) if name == self.time else np.abs(values) > _LARGEST
+        bad = ~(np.abs(values) <= LARGEST) if name == self.time else np.abs(values) > LARGEST
         if bad.any():
             value, line = values[bad.argmax()], int(lines[bad.argmax()])
             raise DataError(f"{self.table.path}, line {line}: column {name} is {_named(value)}")
@@ -59,7 +60,7 @@ class Numbers:
     def _check_lists(self, name: str, block: Block) -> None:
         for text, line in zip(block.frame[name], block.lines, strict=True):
             for part in text.split(self.table.seq_separator) if isinstance(text, str) else ():
-                if part and not abs(float(part)) <= _LARGEST:
+                if part and not abs(float(part)) <= LARGEST:
                     value = "a missing number" if "nan" in part.lower() else "a number that is infinite or too large"
                     raise DataError(
                         f"{self.table.path}, line {line}: column {name} holds {part!r}, {value}; write finite numbers"
@@ -91,17 +92,13 @@ def _named(value: float) -> str:
         return "missing (or nan); write a finite number, or remove the row"
     if np.isinf(value):
         return "infinite; write a finite number, or remove the row"
-    return (
-        f"{value:g}, more than RecBole's numbers can hold ({_LARGEST:.2g}); write a smaller number, or remove the row"
-    )
+    return f"{value:g}, more than RecBole's numbers can hold ({LARGEST:.2g}); write a smaller number, or remove the row"
 
 
 def check_padding(texts: np.ndarray, path: object, column: str) -> None:
     """Raise a DataError where one of the distinct ids is RecBole's name of the padding."""
-    if (texts == _PADDING).any():
-        raise DataError(
-            f"{path}: {column} holds the id {_PADDING!r}, which is RecBole's own name of no item; rename it"
-        )
+    if (texts == PADDING).any():
+        raise DataError(f"{path}: {column} holds the id {PADDING!r}, which is RecBole's own name of no item; rename it")
 
 
 def blank_ids(texts: np.ndarray, path: object, column: str) -> str | None:

@@ -10,6 +10,8 @@ from math import isfinite
 from pathlib import Path
 
 from recbole_oov.config.reading import shown
+from recbole_oov.data.atomic_table import MISSING
+from recbole_oov.data.atomic_values import LARGEST, PADDING
 from recbole_oov.errors import ConfigError, DataError
 
 _EXAMPLES = 5
@@ -43,8 +45,10 @@ def as_id(cell: str) -> str:
         raise ValueError("is empty; fill it in, or remove the row")
     if any(character in text for character in '\t\n\r"\0'):
         raise ValueError(f"{shown(text)} holds a tab, a line break, a zero byte or a double quote; take it out")
-    if text.lower() in ("nan", "na", "n/a", "null", "none", "<na>", "[pad]"):
+    if text in MISSING:
         raise ValueError(f"{shown(text)} is read as a missing id by RecBole; rename it")
+    if text == PADDING:
+        raise ValueError(f"{shown(text)} is RecBole's own name of no user and no item; rename it")
     return text
 
 
@@ -56,22 +60,19 @@ def as_words(cell: str) -> str:
 def as_number(cell: str) -> str:
     """A finite number."""
     text = cell.strip()
-    try:
-        if isfinite(float(text)) and "_" not in text:
-            return text
-    except ValueError:
-        pass
-    raise ValueError(f"{shown(text)} is no number; write it as 3 or 3.5")
+    number = _number(text)
+    if number is None or not isfinite(number):
+        raise ValueError(f"{shown(text)} is no number; write it as 3 or 3.5")
+    if abs(number) > LARGEST:
+        raise ValueError(f"{shown(text)} is more than RecBole's numbers can hold ({LARGEST:.2g}); write a smaller one")
+    return text
 
 
 def as_seconds(cell: str) -> str:
     """Seconds after 1970, from that or from a date in ISO 8601; a date without a zone is taken as UTC."""
     text = cell.strip()
-    try:
-        seconds = float("" if "_" in text else text)
-    except ValueError:
-        pass
-    else:
+    seconds = _number(text)
+    if seconds is not None:
         if not isfinite(seconds) or seconds < 0:
             raise ValueError(f"{shown(text)} is no time; write seconds after 1970, or a date as 2024-01-31 12:00:00")
         if seconds >= _SUBSECOND_FROM:
@@ -84,6 +85,14 @@ def as_seconds(cell: str) -> str:
             f"{shown(text)} is no time; write seconds after 1970, or a date as 2024-01-31 12:00:00"
         ) from None
     return f"{(moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp():.3f}".removesuffix(".000")
+
+
+def _number(text: str) -> float | None:
+    """The number that a text is in an atomic file; Python also reads ``1_000`` and the digits of other scripts."""
+    try:
+        return float(text) if text.isascii() and "_" not in text else None
+    except ValueError:
+        return None
 
 
 # ---- rows ----

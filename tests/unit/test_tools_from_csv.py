@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from recbole_oov.cli import main
+from recbole_oov.data.atomic_table import MISSING
 from recbole_oov.data.oov_split import columns
 from recbole_oov.errors import DataError
 from recbole_oov.tools import from_csv as module
@@ -100,7 +101,11 @@ def test_times(cell: str, seconds: str) -> None:
         (as_id, " ", "is empty; fill it in, or remove the row"),
         (as_id, "a\tb", "holds a tab"),
         (as_id, 'a"b', "double quote"),
-        (as_id, "NaN", "is read as a missing id by RecBole; rename it"),
+        (as_id, "[PAD]", "is RecBole's own name of no user"),
+        (as_number, "１２", "'１２' is no number"),
+        (as_number, "1e39", "'1e39' is more than RecBole's numbers can hold"),
+        (as_seconds, "٣", "'٣' is no time"),
+        *((as_id, word, f"{word!r} is read as a missing id by RecBole; rename it") for word in sorted(MISSING - {""})),
     ],
 )
 def test_cells_that_are_refused(convert: module.Convert, cell: str, said: str) -> None:
