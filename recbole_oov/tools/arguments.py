@@ -30,14 +30,30 @@ def split_arguments(argv: Sequence[str], own: Collection[str]) -> tuple[dict[str
 
 
 def read_arguments(
-    command: str, argv: Sequence[str], own: Collection[str], needed: Collection[str] = ()
+    command: str,
+    argv: Sequence[str],
+    own: Collection[str],
+    needed: Collection[str] = (),
+    *,
+    as_written: Collection[str] = (),
 ) -> dict[str, Any]:
     """The options of a command that takes no others.
+
+    Args:
+        command: Its name, for messages.
+        argv: Arguments ``--key=value``.
+        own: The names of its options.
+        needed: Those that must be given.
+        as_written: Those that are names: ``1e3`` and ``true`` are the text, no number and no truth value.
 
     Raises:
         ConfigError: An option that it does not know or that it lacks.
     """
     given, rest = split_arguments(argv, own)
+    texts = {name.removeprefix("--"): text for name, _, text in (argument.partition("=") for argument in argv)}
+    for name in as_written:
+        if isinstance(given.get(name), int | float):
+            given[name] = texts[name]
     problems = []
     for argument in rest:
         near = difflib.get_close_matches(argument.removeprefix("--").partition("=")[0], own, n=1)

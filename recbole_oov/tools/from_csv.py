@@ -27,7 +27,7 @@ def from_csv(argv: Sequence[str]) -> None:
     """
     if not argv or argv[0].startswith("-"):
         raise ConfigError("from-csv: name a file, as in: from-csv interactions.csv --name=shop --user=user --item=item")
-    given = read_arguments("from-csv", argv[1:], _OPTIONS, needed=("name", "user", "item"))
+    given = read_arguments("from-csv", argv[1:], _OPTIONS, needed=("name", "user", "item"), as_written=_OPTIONS)
     name = str(given["name"])
     if not name or Path(name).name != name or name.startswith("."):
         raise ConfigError(f"from-csv: name {name!r} cannot name a data set; use letters, digits and -")

@@ -73,6 +73,14 @@ def test_other_separators_a_mark_of_the_byte_order_and_blank_lines(workplace: Pa
     assert expected.splitlines()[1] == "c1\tp1\t0"
 
 
+def test_names_are_texts(workplace: Path) -> None:
+    Path("orders.csv").write_text("1e1,0x2,true,1.50\nc1,p1,5,6\n", encoding="utf-8")
+    arguments = ["--name=1e3", "--user=1e1", "--item=0x2", "--rating=true", "--time=1.50", "--output=007"]
+    assert main(["from-csv", "orders.csv", *arguments]) == 0
+    inter = Path("007/1e3/1e3.inter").read_text(encoding="utf-8")
+    assert inter.splitlines()[1] == "c1\tp1\t5\t6"
+
+
 def test_items_without_a_row_are_named(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written(ORDERS + "c3,p9,1,1\n")
     assert main([*MAKE, *ITEMS]) == 0
