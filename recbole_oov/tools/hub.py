@@ -203,12 +203,19 @@ def upload(folder: Path, repository: str, *, private: bool = True) -> None:
     """Send a folder to the hub, with the token that ``hf auth login`` has stored.
 
     Raises:
+        ConfigError: It is to be private, and the repository is there and public; nothing was sent.
         DataError: The hub refused it, or cannot be reached.
     """
     hub: Any = importlib.import_module("huggingface_hub")
     try:
         api = hub.HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
+        # A repository that is there already stays as public as it is, whatever was asked for.
+        if private and not api.repo_info(repository).private:
+            raise ConfigError(
+                f"push: {repository} is there already and is public; nothing was sent. Make it private, push "
+                f"to another one, or publish the model on purpose with --private=False"
+            )
         api.upload_folder(repo_id=repository, folder_path=str(folder))
     except (OSError, ValueError) as error:  # the library's own errors are OSErrors and ValueErrors
         raise DataError(

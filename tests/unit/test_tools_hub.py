@@ -203,12 +203,16 @@ def test_no_pickle_that_a_checkpoint_names_is_read(given: bool, checkpoint: str)
 class Hub(ModuleType):
     """Takes the place of huggingface_hub: keeps what is sent."""
 
-    def __init__(self, folder: Path, error: Exception | None = None) -> None:
+    def __init__(self, folder: Path, error: Exception | None = None, *, private: bool = True) -> None:
         super().__init__("huggingface_hub")
         self.folder, self.error, self.calls = folder, error, []  # type: ignore[var-annotated]
+        self.private = private
 
     def HfApi(self) -> SimpleNamespace:
-        return SimpleNamespace(create_repo=self.create, upload_folder=self.take)
+        return SimpleNamespace(create_repo=self.create, repo_info=self.info, upload_folder=self.take)
+
+    def info(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(id=name, private=self.private)
 
     def create(self, name: str, **options: Any) -> None:
         if self.error:
@@ -237,6 +241,20 @@ def test_a_repository_of_the_hub_is_private_and_named(
     assert main(["pull", "--from=hf://me/deep", "--to=models/deep"]) == 0
     assert fake.calls[2:] == [("me/deep", {})]
     assert torch.equal(scores("models/deep/model.json"), scores(checkpoint))
+
+
+def test_a_public_repository_gets_nothing_unless_that_is_asked_for(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """create_repo(private=True, exist_ok=True) leaves a repository that is there as it is."""
+    Path("made").mkdir()
+    fake = Hub(Path("sent"), private=False)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    with pytest.raises(ConfigError, match=r"me/deep is there already and is public; nothing was sent.*--private=False"):
+        hub.upload(Path("made"), "me/deep")
+    assert not Path("sent").exists()
+    hub.upload(Path("made"), "me/deep", private=False)
+    assert Path("sent").is_dir()
 
 
 def test_a_hub_that_does_not_answer(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
