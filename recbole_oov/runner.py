@@ -95,6 +95,12 @@ def run(
     if nproc == 1 and world_size <= 0:
         return _run_one(*task)
     world_size = nproc if world_size == -1 else world_size
+    if group_offset + nproc > world_size:
+        behind = f" from group_offset: {group_offset} on" if group_offset else ""
+        raise ConfigError(
+            f"nproc: {nproc} processes on this machine{behind} are more than world_size: {world_size}, which counts "
+            f"those of all machines; give a larger world_size, or leave it out where this is the only machine"
+        )
     if port is None:
         port = free_port() if world_size == nproc else 5678
     group = {"world_size": world_size, "ip": ip, "port": str(port), "nproc": nproc, "offset": group_offset}

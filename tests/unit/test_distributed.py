@@ -347,6 +347,19 @@ def test_processes_that_do_not_meet_are_told_where(monkeypatch: pytest.MonkeyPat
         processes.join_group({"local_rank": 0, "world_size": 2, "ip": "here", "port": "5678"}, "gloo")
 
 
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        ({"nproc": 2, "world_size": 1}, "nproc: 2 processes on this machine are more than world_size: 1"),
+        ({"nproc": 2, "world_size": 3, "group_offset": 2}, "from group_offset: 2 on are more than world_size: 3"),
+    ],
+)
+def test_more_processes_than_there_are_to_be(group: dict[str, int], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recbole_oov.runner, "spawn", None)
+    with pytest.raises(ConfigError, match=said):
+        recbole_oov.run("BPR", "any", argv=[], **group)
+
+
 def test_what_shares_batches_lies_below_every_other_trainer() -> None:
     from recbole.trainer import Trainer
 
