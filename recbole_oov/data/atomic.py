@@ -100,6 +100,7 @@ class _Checker:
         if len(self.problems) == before and self.interactions:
             self._check_names()
             self._check_options()
+            self._check_scaling()
         if len(self.problems) == before and self.interactions:
             self._check_interactions()
 
@@ -222,9 +223,37 @@ class _Checker:
         if ids is not None:
             self.doubts += ids.check()
             self.ids[need.suffix] = ids.known()
-        self.notes += numbers.notes(but=self.rating if found is not None else None)
+        read = self._read_numbers() - {self.rating} if found is not None else set()
+        self.notes += numbers.notes(but=read | {self.rating} if found is not None else ())
+        self.doubts += numbers.doubts(read)
 
     # ---- over all rows ----
+
+    def _read_numbers(self) -> set[str]:
+        """Columns of numbers in the interactions that training reads: as features, or to make labels of."""
+        numbers = {name for name, kind in self.loaded.get("inter", {}).items() if kind.startswith("float")}
+        if self.config["MODEL_TYPE"] in (ModelType.CONTEXT, ModelType.DECISIONTREE):
+            return numbers
+        return numbers & set(self.config["threshold"] or {})
+
+    def _check_scaling(self) -> None:
+        """Columns of interactions that RecBole scales by numbers of held-out rows.
+
+        A doubt where the user asked for it; RecBole itself asks for it on ml-100k, where it is a note.
+        """
+        config = self.config
+        option = "normalize_field" if config["normalize_field"] else "normalize_all"
+        if not config[option]:
+            return
+        # Labels are made before, of a column that is then dropped.
+        read = self._read_numbers() - {self.label, *(config["threshold"] or {})}
+        scaled = sorted(read if option == "normalize_all" else read & set(config[option]))
+        if scaled:
+            (self.doubts if option in config.external_config_dict else self.notes).append(
+                f"{option}: RecBole scales {', '.join(scaled)} of the interactions by the smallest and the largest "
+                f"number of all rows, held-out ones included, and the model reads it; scale the column in the file by "
+                f"training rows, or leave it out with unload_col: {{inter: [{', '.join(scaled)}]}}"
+            )
 
     def _check_options(self) -> None:
         config = self.config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,8 +66,18 @@ class Numbers:
                         f"{self.table.path}, line {line}: column {name} holds {part!r}, {value}; write finite numbers"
                     )
 
-    def notes(self, but: str | None = None) -> list[str]:
-        """What RecBole puts in place of missing numbers; ``but`` is a column that is spoken of elsewhere.
+    def doubts(self, read: Collection[str]) -> list[str]:
+        """Missing numbers in the columns ``read`` of interactions, which training reads."""
+        return [
+            f"{self.table.path}: {name} is missing in {missing} of {self._rows} rows; RecBole would put the mean of "
+            f"all rows there, held-out ones included, and the model reads it; fill it in, or leave it out with "
+            f"unload_col: {{inter: [{name}]}}"
+            for name, missing in self._missing.items()
+            if missing and name in read
+        ]
+
+    def notes(self, but: Collection[str] = ()) -> list[str]:
+        """What RecBole puts in place of missing numbers; ``but`` are columns that are spoken of elsewhere.
 
         Raises:
             DataError: A column has no number at all, so that RecBole would compute with NaN.
@@ -79,7 +89,7 @@ class Numbers:
                     f"{self.table.path}: column {name} is empty in all {missing} rows; fill it in, or leave it out "
                     f"(unload_col)"
                 )
-            if missing and name != but:
+            if missing and name not in but:
                 found.append(
                     f"{self.table.path}: {name} is missing in {missing} of {self._rows} rows; RecBole puts the mean of "
                     f"the others there"

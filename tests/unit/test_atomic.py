@@ -308,6 +308,31 @@ def test_missing_ids_and_ratings_are_doubtful(inter: Path) -> None:
     found = refused("lines 5, 6, 9: the user or item id is missing, the user's in 1 of them", data_checks="warn")
 
 
+def test_numbers_that_held_out_rows_would_fill_in_are_doubtful(inter: Path) -> None:
+    change(inter, lambda rows: [f"{row}\t{'price:float' if at == 0 else at % 7}" for at, row in enumerate(rows)])
+    change(inter, cell(8, 4, ""))
+    clicks = {"threshold": {"rating": 3}, "metrics": ["AUC"], "valid_metric": "AUC", "eval_args": {"mode": "labeled"}}
+    said = "price is missing in 1 of 429 rows; RecBole would put the mean of all rows there, held-out ones included"
+    found = refused(said, "leave it out with unload_col: {inter: [price]}", model="FM", **clicks)
+    assert "(--data_checks=warn runs all the same)" in found
+    assert said in check("FM", data_checks="warn", **clicks)
+    assert "price" not in check("FM", unload_col={"inter": ["price"]}, **clicks)
+    assert "RecBole puts the mean of the others there" in check("BPR"), "which does not read it"
+    refused(said, model="BPR", threshold={"price": 3})
+
+
+def test_numbers_that_are_scaled_by_held_out_rows_are_doubtful(inter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clicks = {"threshold": {"rating": 3}, "metrics": ["AUC"], "valid_metric": "AUC", "eval_args": {"mode": "labeled"}}
+    said = "RecBole scales timestamp of the interactions by the smallest and the largest number of all rows"
+    for options in ({"normalize_all": True}, {"normalize_field": ["timestamp"]}):
+        refused(f"{next(iter(options))}: {said}", model="FM", **clicks, **options)
+        assert said not in check("BPR", **options), "which does not read it"
+    assert said not in check("FM", **clicks)
+    config = OOVConfig("FM", "tiny", config_dict={"load_col": EVERYTHING, **clicks}, argv=[])
+    config["normalize_all"] = True  # as RecBole's own options of ml-100k have it
+    assert said in "\n".join(check_atomic_files(config))
+
+
 def test_repeated_rows_are_doubtful(inter: Path) -> None:
     change(inter, lambda rows: rows + rows[1:3])
     said = check()
