@@ -138,12 +138,17 @@ def parse_value(text: str) -> Any:
 
 
 def parse_values(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A copy of ``values`` whose strings are parsed, and the faults found; a value with a fault is left out."""
+    """A copy of ``values`` whose strings are parsed, and the faults found; a value with a fault is left out.
+
+    The text of ``dataset`` is a name, also where it looks like a number, as ``1e3``.
+    """
     parsed: dict[str, Any] = {}
     problems: list[str] = []
     for key, value in values.items():
         try:
             parsed[key] = parse_value(value) if isinstance(value, str) else value
+            if key == "dataset" and isinstance(value, str) and isinstance(parsed[key], int | float):
+                parsed[key] = value
         except ConfigError as error:
             problems += [f"{key}: {problem}" for problem in error.errors]
     return parsed, problems

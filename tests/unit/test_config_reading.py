@@ -100,6 +100,11 @@ def test_a_value_on_the_command_line_may_hold_equals_signs() -> None:
     assert parse_command_line(["--a=1", "--a=1"]) == {"a": 1}
 
 
+def test_a_data_set_may_be_called_as_a_number_is() -> None:
+    assert parse_command_line(["--dataset=1e3", "--seed=1e3"]) == {"dataset": "1e3", "seed": 1000.0}
+    assert parse_command_line(["--dataset=~"]) == {"dataset": None}
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
