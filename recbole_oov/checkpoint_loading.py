@@ -32,6 +32,8 @@ def load_checkpoint_and_data(
     config = state["config"]
     never_unpickle(config)
     folder = _data_folder(config, model_file, data_path)
+    with recbole_refusals("the model"):
+        model_class = get_model(config["model"])  # before a log file gets its name
     init_seed(config["seed"], config["reproducibility"])
     if log:
         init_logger(config)
@@ -51,7 +53,7 @@ def load_checkpoint_and_data(
         )
     init_seed(config["seed"], config["reproducibility"])
     with recbole_refusals("the model"):
-        model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+        model = model_class(config, train_data._dataset).to(config["device"])
     try:
         model.load_state_dict(state["state_dict"])
     except RuntimeError as error:
