@@ -385,7 +385,8 @@ def _place(table: Table) -> None:
     for column in table.columns:
         of_column = [line.estimates[column] for line in table.lines if column in line.estimates]
         sign = 1 if smaller_is_better(column[1]) else -1
-        values = [sign * estimate.value for estimate in of_column]
+        # Means of the same numbers, summed in another order, are the same.
+        values = [round(sign * estimate.value, 12) for estimate in of_column]
         if len(set(values)) < 2:
             continue  # nothing to be better than
         for estimate, value in zip(of_column, values, strict=True):

@@ -125,6 +125,21 @@ def test_two_that_tie_for_the_first_leave_nobody_second() -> None:
     assert [line.estimates["oov", "ndcg@10"].place for line in table(own).lines] == [0, 1, 1]
 
 
+def test_as_many_hits_of_other_users_are_a_tie() -> None:
+    """The mean over seeds and users is one number, which comes out of other sums."""
+    three = cells(("one", "two"), (1, 2, 3))
+    own, random = [], np.random.default_rng(0)
+    for cell in sorted(three, key=lambda cell: cell.name):
+        hits = np.zeros((40, 1), dtype=bool)
+        hits[random.permutation(40)[:13]] = True
+        kept = {key: value for key, value in row(cell, 0.5).items() if key not in ("users", "test_result")}
+        own.append({**kept, "hits": {"metrics": ["recall@1"], "overall": pack_hits(hits, np.ones(40))}})
+    (summary,) = summarise({**SPEC, "reference": ""}, three, own)
+    one, two = (line.estimates["overall", "recall@1"] for line in summary.lines)
+    assert one.value == pytest.approx(13 / 40, abs=1e-15) and two.value == pytest.approx(13 / 40, abs=1e-15)
+    assert (one.place, two.place) == (0, 0), "neither is better than the other"
+
+
 def test_a_shared_base_model_is_part_of_what_a_row_costs() -> None:
     own = [{**made, "base_seconds": 30.0} if made["name"] == "high" else made for made in rows()]
     summary = table(own)

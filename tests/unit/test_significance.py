@@ -66,6 +66,19 @@ def test_of_equal_methods_one_in_twenty_is_called_better(test: str) -> None:
 
 
 @pytest.mark.parametrize("test", ["wilcoxon", "t"])
+def test_seeds_in_another_order_are_no_difference(test: str) -> None:
+    by_seed = np.tile([[0.1], [0.2], [0.3]], 40)
+    assert (by_seed.mean(axis=0) != by_seed[::-1].mean(axis=0)).any(), "the sums differ in their last bit"
+    result = paired_test(by_seed, by_seed[::-1], test=test)
+    assert (result.p_value, result.statistic, result.n_equal) == (1, 0, 40)
+
+
+def test_gains_that_are_equal_but_for_rounding_share_a_rank() -> None:
+    ours = np.array([0.1 + 0.2, 0.3, 0.3, -0.3, -0.1])
+    assert paired_test(ours, ZEROS).statistic == paired_test(np.array([3.0, 3, 3, -3, -1]), ZEROS).statistic == 10.5
+
+
+@pytest.mark.parametrize("test", ["wilcoxon", "t"])
 def test_methods_that_never_differ(test: str) -> None:
     result = paired_test(np.arange(5.0), np.arange(5.0), test=test)
     assert (result.p_value, result.statistic, result.n_equal, result.difference) == (1, 0, 5, 0)
