@@ -23,7 +23,9 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     """
     rows = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        # Not splitlines, which cuts at U+2028 and U+0085 as well: JSON has them within a text.
+        for line in filter(None, text.split("\n")):
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):

@@ -18,6 +18,7 @@ from recbole_oov.registry import properties_folder
 from recbole_oov.report import measure
 from recbole_oov.report.benchmark import benchmark, cells_of, read_results, read_spec
 from recbole_oov.report.carve import carve_validation
+from recbole_oov.report.results import append_row
 from recbole_oov.report.user_values import (
     metrics_of_row,
     pack,
@@ -218,6 +219,14 @@ def test_lines_that_are_no_rows_are_left_out_and_damaged_values_are_named(tmp_pa
     for text in (hits[:-8], "", "AAAA", hits[:8] + "////" + hits[12:]):
         with pytest.raises(DataError, match="values that are damaged"):
             unpack_hits(text)
+
+
+def test_rows_with_line_breaks_of_unicode_are_whole(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    rows = [{"key": str(number), "name": f"a{mark}b"} for number, mark in enumerate("\u2028\u2029\x85\x0c\x1e")]
+    for row in rows:
+        append_row(path, row)
+    assert read_results(path) == rows
 
 
 def users_spec(tmp_path: Path, circles: Any, **changes: Any) -> str:
