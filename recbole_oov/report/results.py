@@ -19,7 +19,8 @@ __all__ = ["append_row", "locked", "read_results", "writing_to"]
 def read_results(path: Path) -> list[dict[str, Any]]:
     """The rows so far; a line that a kill or a full disk cut short is left out.
 
-    A row with ``same_as`` has the rest of what it holds from the row of that key.
+    A row with ``same_as`` has the rest of what it holds from the row of that key; without such a row, which someone may
+    have taken out, it is left out. Trials, whose ``same_as`` is a number, hold all of their own.
     """
     rows = []
     if path.is_file():
@@ -34,8 +35,16 @@ def read_results(path: Path) -> list[dict[str, Any]]:
                 rows.append(row)
             else:
                 getLogger(__name__).warning("%s: an unfinished line is left out", path)
-    by_key = {row["key"]: row for row in rows}
-    return [{**by_key.get(row["same_as"], {}), **row} if "same_as" in row else row for row in rows]
+    sources = {row["key"]: row for row in rows if "same_as" not in row and "error" not in row}
+    whole = []
+    for row in rows:
+        if not isinstance(row.get("same_as"), str):
+            whole.append(row)
+        elif row["same_as"] in sources:
+            whole.append({**sources[row["same_as"]], **row})
+        else:
+            getLogger(__name__).warning("%s: the row that %s repeats is not there", path, row["key"])
+    return whole
 
 
 @contextmanager

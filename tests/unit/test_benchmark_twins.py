@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,24 @@ def test_a_sweep_from_the_start_runs_it_once(tastes: Path, tmp_path: Path, monke
     ran, rows = run(tmp_path, spec_of(tastes, seeds=[1]), monkeypatch)
     assert sorted(ran) == ["4 wide: BPR", "4 wide: ContentKNN", "8 wide: ContentKNN"]
     assert [(row["part"], row["name"]) for row in rows if "same_as" in row] == [("8 wide", "BPR")]
+
+
+def test_a_row_whose_source_was_taken_out_is_run_again(
+    tastes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taking a damaged line out is what the error about it says; the row that repeats it goes with it."""
+    spec = spec_of(tastes, seeds=[1], models={"BPR": {"model": "BPR", "embedding_size": 8}})
+    rows = run(tmp_path, spec, monkeypatch)[1]
+    path = tmp_path / "out" / "results.jsonl"
+    source, twin = path.read_text(encoding="utf-8").splitlines()
+    path.write_text(f"{twin}\n", encoding="utf-8")
+    assert read_results(path) == []
+    ran, again = run(tmp_path, spec, monkeypatch)
+    assert ran == ["4 wide: BPR"] and {row["key"] for row in again} == {row["key"] for row in rows}
+    assert all(row["test_result"] == rows[0]["test_result"] for row in again)
+    # As files have it in which the orphan still counted: a row that repeats itself.
+    path.write_text(twin + "\n" + json.dumps({**json.loads(twin), "key": rows[0]["key"]}) + "\n", encoding="utf-8")
+    assert read_results(path) == []
 
 
 def test_a_run_that_failed_is_tried_by_each_part(tastes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
