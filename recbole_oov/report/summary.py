@@ -200,13 +200,14 @@ def summarise(spec: Mapping[str, Any], cells: Sequence[Any], rows: Rows, where: 
 
 
 def _of_cells(cells: Sequence[Any], rows: Rows) -> Rows:
-    """One row a cell, the last that worked. Seeds that were given on a command line are no cells of the file."""
+    """One row a cell, the last that worked or else the last. Seeds given on a command line are no cells of the file."""
     keys = {cell.key for cell in cells}
     known = {(cell.part, cell.name, _without_seed(cell.options)) for cell in cells}
     latest: dict[str, dict[str, Any]] = {}
     for row in rows:
         described = (row.get("part", ""), row["name"], _without_seed(row["options"]))
-        if (row["key"] in keys or described in known) and not ("error" in row and row["key"] in latest):
+        worked = "error" not in latest.get(row["key"], {"error": ""})
+        if (row["key"] in keys or described in known) and not ("error" in row and worked):
             latest[row["key"]] = row
     return list(latest.values())
 

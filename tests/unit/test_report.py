@@ -117,6 +117,8 @@ def test_what_failed_or_has_not_run_is_said() -> None:
     assert "1 of 2 seeds" in page([summary], "t")
     # A later attempt that worked takes the failure's place, a later failure does not take a result's.
     assert table([own[0], *rows(), own[0]]).complete
+    # Of two failures the newest says why.
+    assert table([*own, {**own[0], "error": "OSError: full"}]).lines[0].problem == "seed 1 failed: OSError: full"
 
 
 def test_two_that_tie_for_the_first_leave_nobody_second() -> None:
