@@ -202,12 +202,17 @@ def summarise(spec: Mapping[str, Any], cells: Sequence[Any], rows: Rows, where: 
 def _of_cells(cells: Sequence[Any], rows: Rows) -> Rows:
     """One row a cell, the last that worked or else the last. Seeds given on a command line are no cells of the file."""
     keys = {cell.key for cell in cells}
-    known = {(cell.part, cell.name, _without_seed(cell.options)) for cell in cells}
+    known = {
+        (cell.part, cell.name, cell.model, cell.dataset, _without_seed(cell.options), cell.measure) for cell in cells
+    }
     latest: dict[str, dict[str, Any]] = {}
     for row in rows:
-        described = (row.get("part", ""), row["name"], _without_seed(row["options"]))
+        described = (row.get("part", ""), row["name"], row["model"], row["dataset"], _without_seed(row["options"]))
+        # A row of an error does not say what would have been measured.
+        measures = ("ranks", "users") if "error" in row else ("ranks" if "ranks" in row else "users",)
+        of_file = row["key"] in keys or any((*described, measure) in known for measure in measures)
         worked = "error" not in latest.get(row["key"], {"error": ""})
-        if (row["key"] in keys or described in known) and not ("error" in row and worked):
+        if of_file and not ("error" in row and worked):
             latest[row["key"]] = row
     return list(latest.values())
 

@@ -31,7 +31,7 @@ from recbole_oov.report.scales import linear
 from recbole_oov.report.statistics import bootstrap_intervals, compare, smaller_is_better
 from recbole_oov.report.summary import Table, summarise
 from recbole_oov.report.tables import write_tables
-from recbole_oov.report.user_values import pack, pack_hits
+from recbole_oov.report.user_values import pack, pack_hits, pack_ranks
 
 SPEC: dict[str, Any] = {"measure": "users", "k": 10, "reference": "middle"}
 HOSTILE = "<script>alert(1)</script>|&\"'_{$%\\"
@@ -119,6 +119,21 @@ def test_what_failed_or_has_not_run_is_said() -> None:
     assert table([own[0], *rows(), own[0]]).complete
     # Of two failures the newest says why.
     assert table([*own, {**own[0], "error": "OSError: full"}]).lines[0].problem == "seed 1 failed: OSError: full"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [{"model": "LightGCN"}, {"dataset": "another", "targets": "others"}, {"ranks": pack_ranks(*np.ones((2, 9), int))}],
+    ids=["model", "data set", "measure"],
+)
+def test_rows_of_what_the_file_had_before_are_left_out(before: dict[str, Any]) -> None:
+    """Under the same name, part and options, with seeds that the file has no more."""
+    old = [{**row(cell, 0.9, **before), "key": f"old {n}"} for n, cell in enumerate(cells(("high",), (3, 4)))]
+    if "ranks" in before:
+        old = [{key: value for key, value in own.items() if key not in ("users", "user_tokens")} for own in old]
+    assert table([*old, *rows()]).lines[2].seeds == [1, 2]
+    same = [{**row(cell, 0.9), "key": f"old {n}"} for n, cell in enumerate(cells(("high",), (3, 4)))]
+    assert table([*same, *rows()]).lines[2].seeds == [1, 2, 3, 4], "seeds of a command line"
 
 
 def test_two_that_tie_for_the_first_leave_nobody_second() -> None:
