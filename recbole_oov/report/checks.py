@@ -20,6 +20,7 @@ def problems_of(spec: Mapping[str, Any]) -> list[str]:
     problems = [*_kinds(spec), *_seeds("seeds", spec["seeds"])]
     problems += _models("models", spec["models"])
     if isinstance(spec.get("parts") or {}, Mapping):
+        problems += _names("parts", spec.get("parts") or {})
         for name, part in (spec.get("parts") or {}).items():
             problems += _part(f"parts.{name}", part, spec["models"])
     if not problems and spec.get("reference"):
@@ -79,7 +80,15 @@ def _models(where: str, models: object) -> list[str]:
     if not isinstance(models, Mapping) or not models:
         return [f"{where} is {shown(models)}; it must be a mapping of rows, as in {{BPR: {{model: BPR}}}}"]
     lacking = [name for name, entry in models.items() if not isinstance(entry, Mapping) or "model" not in entry]
-    return [f"{where}.{name} needs the key 'model', the name of a model class" for name in lacking]
+    return _names(where, models) + [
+        f"{where}.{name} needs the key 'model', the name of a model class" for name in lacking
+    ]
+
+
+def _names(where: str, named: Mapping[Any, Any]) -> list[str]:
+    """YAML reads ``64`` and ``2014-01-01`` as a number and a date, and ``yes`` as True."""
+    others = [name for name in named if not isinstance(name, str)]
+    return [f"{where}: the name {shown(name)} is not text; put it in quotes" for name in others]
 
 
 def _part(where: str, part: object, shared: object) -> list[str]:

@@ -161,6 +161,12 @@ MODELS = "models: {A: {model: BPR}}"
         (f"{{{MODELS}, seeds: [1], parts: 3}}", "parts is 3; it must be a mapping"),
         (f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, models: [B]}}}}}}", "there is no row 'B' in models"),
         (f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, common: 3}}}}}}", r"parts\.a\.common is 3"),
+        ("{models: {64: {model: BPR}}, seeds: [1], dataset: x}", "models: the name 64 is not text; put it in quotes"),
+        (f"{{{MODELS}, seeds: [1], parts: {{2014: {{dataset: x}}}}}}", "parts: the name 2014 is not text"),
+        (
+            f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, models: {{yes: {{model: A}}}}}}}}}}",
+            "the name True is not",
+        ),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
