@@ -22,7 +22,7 @@ def problems_of(spec: Mapping[str, Any]) -> list[str]:
     if isinstance(spec.get("parts") or {}, Mapping):
         problems += _names("parts", spec.get("parts") or {})
         for name, part in (spec.get("parts") or {}).items():
-            problems += _part(f"parts.{name}", part, spec["models"])
+            problems += _part(f"parts.{name}", part, spec["models"], _rows(spec))
     if not problems and spec.get("reference"):
         names = _rows(spec)
         if spec["reference"] not in names:
@@ -91,13 +91,20 @@ def _names(where: str, named: Mapping[Any, Any]) -> list[str]:
     return [f"{where}: the name {shown(name)} is not text; put it in quotes" for name in others]
 
 
-def _part(where: str, part: object, shared: object) -> list[str]:
+def _part(where: str, part: object, shared: object, rows: list[str]) -> list[str]:
     if not isinstance(part, Mapping) or "dataset" not in part or set(part) - _OF_PART:
         return [f"{where} needs a dataset, and may have {', '.join(sorted(_OF_PART - {'dataset'}))}"]
     problems = [*_seeds(f"{where}.seeds", part["seeds"])] if part.get("seeds") is not None else []
     for key in ("common", "options"):
         if part.get(key) is not None and not isinstance(part[key], Mapping):
             problems.append(f"{where}.{key} is {shown(part[key])}; it must be a mapping")
+    options = part.get("options")
+    for name, changes in options.items() if isinstance(options, Mapping) else ():
+        # A row that this part leaves out may have some: parts share what they say of rows.
+        if name not in rows:
+            problems.append(f"{where}.options: there is no row {shown(name)}; there are {', '.join(rows)}")
+        if not isinstance(changes, Mapping):
+            problems.append(f"{where}.options.{name} is {shown(changes)}; it must be a mapping of options")
     models = part.get("models")
     if isinstance(models, list):
         unknown = [name for name in models if not isinstance(shared, Mapping) or name not in shared]
@@ -109,6 +116,7 @@ def _part(where: str, part: object, shared: object) -> list[str]:
 
 def _rows(spec: Mapping[str, Any]) -> list[str]:
     """The names of all rows, those that a part has of its own included."""
-    own = [part.get("models") for part in (spec.get("parts") or {}).values()]
-    names = [*spec["models"], *(name for models in own if isinstance(models, Mapping) for name in models)]
+    parts = [part for part in (spec.get("parts") or {}).values() if isinstance(part, Mapping)]
+    tables = [spec["models"], *(part.get("models") for part in parts)]
+    names = [name for models in tables if isinstance(models, Mapping) for name in models]
     return list(dict.fromkeys(map(str, names)))

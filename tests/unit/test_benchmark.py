@@ -161,6 +161,14 @@ MODELS = "models: {A: {model: BPR}}"
         (f"{{{MODELS}, seeds: [1], parts: 3}}", "parts is 3; it must be a mapping"),
         (f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, models: [B]}}}}}}", "there is no row 'B' in models"),
         (f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, common: 3}}}}}}", r"parts\.a\.common is 3"),
+        (
+            f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, options: {{B: {{}}}}}}}}}}",
+            r"parts\.a\.options: there is no row 'B'",
+        ),
+        (
+            f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, options: {{A: 5}}}}}}}}",
+            r"parts\.a\.options\.A is 5; it must",
+        ),
         ("{models: {64: {model: BPR}}, seeds: [1], dataset: x}", "models: the name 64 is not text; put it in quotes"),
         (f"{{{MODELS}, seeds: [1], parts: {{2014: {{dataset: x}}}}}}", "parts: the name 2014 is not text"),
         (
@@ -176,6 +184,22 @@ def test_bad_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
         read_spec(str(path), {})
     with pytest.raises(ConfigError, match=r"there is no file .*; those that ship with the project are backbones.yaml"):
         read_spec(str(tmp_path / "none.yaml"), {})
+
+
+def test_a_part_may_have_options_for_a_row_that_it_leaves_out(tmp_path: Path) -> None:
+    """As where parts share an anchor; the row may also be one of another part."""
+    path = tmp_path / "spec.yaml"
+    options = "options: {A: {n_layers: 1}, B: {n_layers: 2}, C: {n_layers: 3}}"
+    parts = (
+        f"{{a: {{dataset: x, models: [B], {options}}}, c: {{dataset: x, models: {{C: {{model: BPR}}}}, {options}}}}}"
+    )
+    path.write_text(
+        f"{{models: {{A: {{model: BPR}}, B: {{model: BPR}}}}, seeds: [1], parts: {parts}}}", encoding="utf-8"
+    )
+    assert [(cell.name, cell.options["n_layers"]) for cell in cells_of(read_spec(str(path), {}))] == [
+        ("B", 2),
+        ("C", 3),
+    ]
 
 
 @pytest.mark.parametrize("name", ["quick.yaml", "properties/benchmark/quick.yaml"])
