@@ -7,11 +7,16 @@ training rows.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 
 from recbole_oov.errors import DataError
+from recbole_oov.report.results import locked
 
 
 def carve_validation(source: Path, target: Path, *, share: float = 0.1, seed: int = 2020) -> Path:
@@ -23,37 +28,47 @@ def carve_validation(source: Path, target: Path, *, share: float = 0.1, seed: in
     Args:
         source: The data set's folder, with ``<name>.train.inter`` and ``<name>.test.inter``; user and item are their
             first two columns.
-        target: The folder to write ``<name>/<name>.{train,valid,test}.inter`` into, and ``<name>.all.inter`` with the
-            training rows as published, for a last training once validation has said for how long.
+        target: A folder in which each source, share and seed has a folder of its own with
+            ``<name>/<name>.{train,valid,test}.inter``, and ``<name>.all.inter`` with the training rows as published,
+            for a last training once validation has said for how long.
         share: Of the training rows.
         seed: Of the choice.
 
     Returns:
-        The new data set's folder. Where it is there already, nothing is written.
+        The new data set's folder, whose last part is the data set's name. It appears when it is whole; where it is
+        there already, nothing is written.
 
     Raises:
         DataError: A file is missing, or has not two columns.
     """
     name = source.name
-    folder = target / name
+    decides = json.dumps([str(source.resolve()), float(share), seed])
+    folder = target / hashlib.sha256(decides.encode()).hexdigest()[:16] / name
     files = {part: source / f"{name}.{part}.inter" for part in ("train", "test")}
     for path in files.values():
         if not path.is_file():
             raise DataError(f"{path} is missing; a published split without validation has train and test files")
-    if (folder / f"{name}.test.inter").is_file():
-        return folder
-    head, *rows = files["train"].read_text(encoding="utf-8").splitlines()
+    with locked(folder.parent.with_suffix(".lock")):
+        if not folder.is_dir():
+            partial = folder.with_name(f"{name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed; nobody else has the lock
+            partial.mkdir(parents=True)
+            _write(files, partial, name, share, seed)
+            os.replace(partial, folder)
+    return folder
+
+
+def _write(files: dict[str, Path], folder: Path, name: str, share: float, seed: int) -> None:
+    # Not splitlines, which cuts at U+2028 and U+0085 as well: a review may have them.
+    head, *rows = files["train"].read_text(encoding="utf-8").removesuffix("\n").split("\n")
     pairs = [row.split("\t")[:2] for row in rows]
     if any(len(pair) != 2 for pair in pairs):
         raise DataError(f"{files['train']}: a row has less than two columns; the first two are user and item")
     chosen = _chosen(pairs, share, seed)
-    folder.mkdir(parents=True, exist_ok=True)
     for part, keep in (("train", {False}), ("valid", {True}), ("all", {False, True})):
         lines = [row for row, held in zip(rows, chosen.tolist(), strict=True) if held in keep]
         (folder / f"{name}.{part}.inter").write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
-    # The test file last: it says that the others are whole.
     (folder / f"{name}.test.inter").write_bytes(files["test"].read_bytes())
-    return folder
 
 
 def _chosen(pairs: list[list[str]], share: float, seed: int) -> np.ndarray:

@@ -94,7 +94,7 @@ def carved(cell: Cell, spec: Mapping[str, Any]) -> Cell:
     carve = next((part.carve for part in parts_of({**spec, "only": None}) if part.name == cell.part), None)
     if carve is None:
         return cell
-    target = Path(spec["output"]) / "data"
-    carve_validation(Path(cell.options.get("data_path", "dataset/")) / cell.dataset, target, **carve)
-    three = {"data_path": str(target), "benchmark_filename": ["train", "valid", "test"]}
+    source = Path(cell.options.get("data_path", "dataset/")) / cell.dataset
+    folder = carve_validation(source, Path(spec["output"]) / "data", **carve)
+    three = {"data_path": str(folder.parent), "benchmark_filename": ["train", "valid", "test"]}
     return replace(cell, options={**cell.options, **three}, refit=True)

@@ -98,6 +98,7 @@ def _part(where: str, part: object, shared: object, rows: list[str]) -> list[str
     for key in ("common", "options"):
         if part.get(key) is not None and not isinstance(part[key], Mapping):
             problems.append(f"{where}.{key} is {shown(part[key])}; it must be a mapping")
+    problems += _carve(f"{where}.carve", part.get("carve"))
     options = part.get("options")
     for name, changes in options.items() if isinstance(options, Mapping) else ():
         # A row that this part leaves out may have some: parts share what they say of rows.
@@ -111,6 +112,20 @@ def _part(where: str, part: object, shared: object, rows: list[str]) -> list[str
         problems += [f"{where}.models: there is no row {shown(name)} in models" for name in unknown]
     elif models is not None:
         problems += _models(f"{where}.models", models)
+    return problems
+
+
+def _carve(where: str, carve: object) -> list[str]:
+    if carve is None:
+        return []
+    if not isinstance(carve, Mapping) or set(carve) - {"share", "seed"}:
+        return [f"{where} is {shown(carve)}; it must be a mapping of share and seed, as in {{share: 0.1, seed: 2020}}"]
+    problems = []
+    share, seed = carve.get("share", 0.1), carve.get("seed", 2020)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+        problems.append(f"{where}.share is {shown(share)}; it must be a number between 0 and 1")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        problems.append(f"{where}.seed is {shown(seed)}; it must be a whole number from 0 on")
     return problems
 
 

@@ -169,6 +169,22 @@ MODELS = "models: {A: {model: BPR}}"
             f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, options: {{A: 5}}}}}}}}",
             r"parts\.a\.options\.A is 5; it must",
         ),
+        (
+            f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, carve: True}}}}}}",
+            r"parts\.a\.carve is True; it must be a map",
+        ),
+        (
+            f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, carve: {{shar: 0.1}}}}}}}}",
+            r"carve is \{'shar': 0.1\}; it must",
+        ),
+        (
+            f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, carve: {{share: 2}}}}}}}}",
+            r"parts\.a\.carve\.share is 2; it",
+        ),
+        (
+            f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, carve: {{seed: no}}}}}}}}",
+            r"carve\.seed is False; it must",
+        ),
         ("{models: {64: {model: BPR}}, seeds: [1], dataset: x}", "models: the name 64 is not text; put it in quotes"),
         (f"{{{MODELS}, seeds: [1], parts: {{2014: {{dataset: x}}}}}}", "parts: the name 2014 is not text"),
         (
@@ -386,6 +402,47 @@ def test_validation_is_carved_out_of_a_published_split(tmp_path: Path) -> None:
     assert {user for user, _ in kept} == {f"u{u}" for u in range(20)} and {item for _, item in kept} >= {"i0", "i11"}
     with pytest.raises(DataError, match=r"none\.train\.inter is missing"):
         carve_validation(tmp_path / "none", tmp_path / "out")
+
+
+def published_split(folder: Path, rows: list[str]) -> Path:
+    source = folder / "split"
+    source.mkdir(parents=True)
+    for part in ("train", "test"):
+        text = "\n".join(["user_id:token\titem_id:token\treview:token_seq", *rows]) + "\n"
+        (source / f"split.{part}.inter").write_text(text, encoding="utf-8")
+    return source
+
+
+def test_another_share_seed_or_source_is_carved_anew(tmp_path: Path) -> None:
+    rows = [f"u{n % 10}\ti{n % 7}\tgood" for n in range(140)]
+    source, other = published_split(tmp_path / "a", rows), published_split(tmp_path / "b", rows)
+    carve = {"source": source, "target": tmp_path / "out", "share": 0.2, "seed": 1}
+    first = carve_validation(**carve)  # type: ignore[arg-type]
+    assert carve_validation(**carve) == first and first.name == "split"  # type: ignore[arg-type]
+    changed = [carve_validation(**{**carve, **one}) for one in ({"share": 0.5}, {"seed": 2}, {"source": other})]  # type: ignore[arg-type]
+    assert len({first, *changed}) == 4
+    sizes = [len((folder / "split.valid.inter").read_bytes().splitlines()) for folder in (first, changed[0])]
+    assert sizes[1] > 1.5 * sizes[0]
+
+
+def test_a_kill_leaves_no_split_that_is_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = published_split(tmp_path, [f"u{n % 10}\ti{n % 7}\tgood" for n in range(140)])
+    stock = Path.write_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", lambda path, content: stock(path, content[:50]) and 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            carve_validation(source, tmp_path / "out")
+    folder = carve_validation(source, tmp_path / "out")
+    assert (folder / "split.test.inter").read_bytes() == (source / "split.test.inter").read_bytes()
+
+
+def test_a_review_with_a_line_break_of_unicode_is_carved_whole(tmp_path: Path) -> None:
+    rows = [f"u{n % 5}\ti{n % 7}\tnice\x85film\u2028{n}" for n in range(140)]
+    folder = carve_validation(published_split(tmp_path, rows), tmp_path / "out", share=0.2)
+    parts = [
+        (folder / f"split.{part}.inter").read_text(encoding="utf-8").split("\n")[1:-1] for part in ("train", "valid")
+    ]
+    assert sorted(parts[0] + parts[1]) == sorted(rows) and parts[1]
 
 
 @pytest.mark.parametrize("form", ["hits", "users"])
