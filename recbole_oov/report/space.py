@@ -28,6 +28,8 @@ _SHARED = (
     "topk",
     "eval_args",
 )
+_TOLERANCE = 1e-8
+"""Of a step: how far beside it a number that was written in decimals may lie, as in optuna."""
 _NOT_TUNED = (*_SHARED, "seed", "model", "dataset", "data_path", "gpu_id", "use_gpu", "checkpoint_dir")
 
 
@@ -79,9 +81,13 @@ class Range:
         return self.low, self.high
 
     def holds(self, value: Any) -> bool:
-        """Whether a search may choose this value; one between two steps passes."""
+        """Whether a search may choose this value: one between two steps it may not, nor one above the last step."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and self.low <= value <= self.high and not (self.whole and isinstance(value, float))
+        inside = number and self.low <= value <= self.high and not (self.whole and isinstance(value, float))
+        if not inside or self.step is None:
+            return inside
+        steps, last = ((end - self.low) / self.step for end in (value, self.high))
+        return abs(steps - round(steps)) < _TOLERANCE and round(steps) <= math.floor(last + _TOLERANCE)
 
 
 Space = dict[str, Choice | Range]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recbole_oov.errors import ConfigError
 from recbole_oov.report.space import Choice, Range, merged, read_space
+from recbole_oov.report.tuning import _distribution
 
 
 def test_choices_and_ranges(tmp_path: Path) -> None:
@@ -23,6 +25,22 @@ def test_choices_and_ranges(tmp_path: Path) -> None:
     assert space["n_layers"].whole and not space["dropout"].whole  # type: ignore[union-attr]
     assert space["mlp_hidden_size"] == Choice(([64, 32], [128, 64]))
     assert space["n_layers"].holds(4) and not space["n_layers"].holds(5) and not space["n_layers"].holds(2.5)
+
+
+@pytest.mark.parametrize(
+    ("dimension", "inside", "outside"),
+    [
+        (Range(0.001, 0.01, step=0.003), [0.001, 0.004, 0.007, 0.01], [0.002, 0.0, 0.013]),
+        (Range(0.0, 0.5, step=0.1), [0.1 + 0.2, 0.3, 0.5], [0.25]),
+        (Range(16, 130, step=16), [16, 48, 128], [50, 130, 32.0, True, None]),
+    ],
+)
+def test_a_range_with_steps_holds_what_optuna_takes(dimension: Range, inside: list[Any], outside: list[Any]) -> None:
+    assert all(dimension.holds(value) for value in inside) and not any(map(dimension.holds, outside))
+    optuna = pytest.importorskip("optuna")
+    for value in inside:
+        of = _distribution(optuna, dimension)
+        optuna.trial.create_trial(params={"option": value}, distributions={"option": of}, value=0.0)
 
 
 def test_recboles_files_are_read_without_evaluating_them(tmp_path: Path) -> None:
