@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
+from rich.text import Text
 
 from recbole_oov.evaluation.ranks import metrics_of_ranks
 from recbole_oov.report.user_values import ranks_of_row
@@ -104,7 +105,8 @@ class Progress:
         table = Table("cell", "state", "seconds", "validation", test, caption=f"{self._waiting} to come")
         for line in (*self._running.values(), *reversed(self._finished[-_FINISHED_SHOWN:])):
             seconds = line.seconds if line.seconds is not None else time.monotonic() - line.begun
-            table.add_row(line.label, line.state, f"{seconds:.0f}", line.valid, line.test)
+            # As Text: in a str rich looks for markup, and a path in brackets is none that it knows.
+            table.add_row(*map(Text, (line.label, line.state, f"{seconds:.0f}", line.valid, line.test)))
         return table
 
 

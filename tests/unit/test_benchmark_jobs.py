@@ -140,6 +140,17 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
         assert word in shown
 
 
+def test_brackets_in_names_and_errors_are_shown_as_they_are() -> None:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=100, color_system=None)
+    with Progress(console, 5) as progress:
+        progress.begin("a", "BPR [/a], [bold]seed 1")
+        progress.end("a", {"error": "OSError: none of [/data/x, /data/y]"})
+        console.print(progress._table())
+    table = text.getvalue().rpartition("┏")[2]
+    assert "BPR [/a], [bold]seed 1" in table and "none of [/data/x, /data/y]" in table
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [({"jobs": 0}, "jobs is 0"), ({"jobs": "two"}, "jobs is 'two'"), ({"share_base": "yes"}, "share_base is 'yes'")],
