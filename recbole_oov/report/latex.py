@@ -33,6 +33,12 @@ def escape(text: str) -> str:
     return "".join(_SPECIAL.get(character, character) for character in " ".join(text.split()))
 
 
+def _first(name: str) -> str:
+    """A name at the beginning of a row: the command that ends the row before would take ``*`` and ``[`` as its own."""
+    text = escape(name)
+    return f"{{}}{text}" if text.startswith(("*", "[")) else text
+
+
 def latex(tables: list[Table]) -> str:
     """The tables of a benchmark, one floating table a part; needs booktabs, and graphicx for wide ones."""
     head = r"% In the preamble: \usepackage[T1]{fontenc}, \usepackage{booktabs} and \usepackage{graphicx}"
@@ -59,7 +65,7 @@ def _table(table: Table) -> Iterator[str]:
     yield r"    \midrule"
     for line in table.lines:
         values = [_value(line.estimates.get(column)) for column in columns]
-        text = [escape(line.name), escape(line.seeds_text), *values, *(escape(cost(line.cost(name))) for name in costs)]
+        text = [_first(line.name), escape(line.seeds_text), *values, *(escape(cost(line.cost(name))) for name in costs)]
         yield f"    {' & '.join(text)} \\\\"
         if len(columns) <= _WITH_INTERVALS and any(interval(estimate) for estimate in line.estimates.values()):
             below = [rf"\scriptsize {interval(e)}" if (e := line.estimates.get(c)) else "" for c in columns]

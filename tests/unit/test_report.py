@@ -236,6 +236,13 @@ def test_markdown_has_a_table_a_group_and_latex_balances() -> None:
     assert r"\cmidrule(lr)" in tex and r"\textbf{" in tex and "$^{+}$" in tex
 
 
+def test_a_name_in_latex_is_no_argument_of_the_row_before() -> None:
+    """After a row's end a star or a bracket would be one."""
+    names = ("*ours", "[tuned]", "BPR [a]*")
+    tex = latex(summarise({**SPEC, "reference": ""}, cells(names), [row(cell, 0.4) for cell in cells(names)]))
+    assert re.findall(r"^    (\S.*?) & 2 &", tex, re.M) == ["{}*ours", "{}[tuned]", "BPR [a]*"]
+
+
 class Balanced(HTMLParser):
     """Every element that opens is closed in its turn."""
 
