@@ -127,7 +127,7 @@ class _Pool:
         running = self._running[connection]
         try:
             kind, row = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):  # OSError: it ended in the middle of a message
             kind, row = "lost", None
         if kind == "trial":
             self._progress.trial(running.task.key, row)

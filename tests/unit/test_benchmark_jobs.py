@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -123,6 +124,27 @@ def test_a_process_that_is_killed_is_a_failed_row_or_a_failed_trial(
     assert trials[0]["error"].endswith("the process ended with exit status 1")
     assert row["name"] == "BPR" and "ended with signal 9; memory may have run out" in row["error"]
     assert "cell: RecBoleOOVError: the process ended with signal 9" in text.getvalue()
+
+
+def test_a_process_that_is_killed_in_the_middle_of_a_message_is_a_failed_row(
+    tmp_path: Path, circles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Process(_Process):
+        def __init__(self, target: Any, args: Any) -> None:
+            super().__init__(target, args, [])
+            self.exitcode = -9
+
+        def start(self) -> None:
+            os.write(self.connection.fileno(), struct.pack("!i", 1000) + b"the beginning")
+
+    spec = read_spec(write_spec(tmp_path, small(circles, models={"Pop": {"model": "Pop"}})), {})
+    (tmp_path / "out").mkdir()
+    with Progress(Console(file=io.StringIO()), 5) as progress:
+        pool = jobs._Pool(spec, 2, progress)
+        monkeypatch.setattr(pool._context, "Process", lambda target, args: Process(target, args), raising=False)
+        pool.run([jobs.Task("cell", cell) for cell in cells_of(spec)])
+    (row,) = read_results(tmp_path / "out/results.jsonl")
+    assert "ended with signal 9" in row["error"]
 
 
 def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
