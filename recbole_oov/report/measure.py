@@ -33,7 +33,7 @@ from recbole_oov.config.keys import yaml_keys
 from recbole_oov.evaluation.ranks import target_ranks
 from recbole_oov.report.cells import Cell, carved
 from recbole_oov.report.share import with_shared_base
-from recbole_oov.report.user_values import pack_ranks, users_of_row
+from recbole_oov.report.user_values import pack_ranks, users_of_row, values_in_order
 
 __all__ = ["finished_row", "row_of", "run_cell"]
 
@@ -259,10 +259,15 @@ def _ranks(experiment: Any, cell: Cell) -> dict[str, Any]:
 
 
 def _users(experiment: Any) -> dict[str, Any]:
-    """Any split: every user's metrics, by group, users in the order of their tokens."""
+    """Any split: every user's metrics, by group, users in the order of their tokens.
+
+    A sequential model may be tested on several targets of a user: then it is their mean.
+    """
     last, dataset, field = experiment.trainer.last_evaluation, experiment.dataset, experiment.model.USER_ID
-    users = sorted(dataset.id2token(field, last.users["overall"]))
-    orders = {group: np.argsort(dataset.id2token(field, of_group)) for group, of_group in last.users.items()}
+    users = sorted(set(dataset.id2token(field, last.users["overall"])))
+    once = all(group.n_users == len(group.users) for group in last.groups.values())
+    of_groups, means = (last.users, {}) if once else last.by_user()
+    orders = {group: np.argsort(dataset.id2token(field, of_group)) for group, of_group in of_groups.items()}
     rows = experiment.test_data._dataset.inter_feat
     tokens = [dataset.id2token(name, rows[name].numpy()) for name in (field, experiment.model.ITEM_ID)]
     pairs = sorted(f"{user}\t{item}" for user, item in zip(*tokens, strict=True))
@@ -270,5 +275,5 @@ def _users(experiment: Any) -> dict[str, Any]:
         "targets": hashlib.sha256("\n".join(pairs).encode()).hexdigest(),
         "user_tokens": hashlib.sha256("\n".join(users).encode()).hexdigest(),
         "test_result": {name: float(value) for name, value in last.result.items()},
-        **users_of_row(last, orders),
+        **(users_of_row(last, orders) if once else values_in_order(means, orders)),
     }

@@ -96,9 +96,7 @@ def users_of_row(evaluation: Evaluation, orders: Mapping[str, np.ndarray]) -> di
     """
     of_users = {name: m for name, m in evaluation.metrics.items() if getattr(m, "metric_need", None) == ["rec.topk"]}
     if not of_users or any(type(metric) not in METRICS_OF_HITS for metric in of_users.values()):
-        per_user = evaluation.per_user
-        values = {group: {name: pack(own[orders[group]]) for name, own in per_user[group].items()} for group in orders}
-        return {"users": values}
+        return values_in_order(evaluation.per_user, orders)
     kept: dict[str, Any] = {"metrics": [f"{name}@{k}" for name, metric in of_users.items() for k in metric.topk]}
     for group, order in orders.items():
         part = evaluation.groups[group].among
@@ -109,6 +107,13 @@ def users_of_row(evaluation: Evaluation, orders: Mapping[str, np.ndarray]) -> di
             rows = evaluation.groups[group].struct.get("rec.topk").numpy()[order]
             kept[group] = pack_hits(rows[:, :-1].astype(bool), rows[:, -1])
     return {"hits": kept}
+
+
+def values_in_order(values: Mapping[str, Mapping[str, np.ndarray]], orders: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """``users`` of a row, from values by group and metric and the order in which each group's are kept. (U,)"""
+    return {
+        "users": {group: {name: pack(own[at]) for name, own in values[group].items()} for group, at in orders.items()}
+    }
 
 
 def metrics_of_row(row: Mapping[str, Any]) -> dict[str, list[str]]:

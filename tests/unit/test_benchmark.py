@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -471,6 +472,26 @@ def test_what_a_row_keeps_of_users_is_what_was_measured(
         for name in names:
             of_users = last.per_user[group][name][orders[group]]
             np.testing.assert_allclose(values_of_row(kept, name, group), of_users, atol=1e-7)
+
+
+SEQUENTIAL = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1}
+
+
+def test_a_user_with_several_targets_counts_once(tiny_dataset: Path) -> None:
+    """A sequential model is tested target by target; intervals and tests are over users."""
+    options = {"metrics": ["Recall", "NDCG"], "topk": [5], "valid_metric": "NDCG@5", "oov_split": "random"}
+    quiet = {"data_checks": "warn", "show_progress": False, "state": "ERROR"}
+    ready = prepare("SASRec", "tiny", config_dict={**options, **quiet, **SEQUENTIAL}, argv=[])
+    ready.trainer.evaluate(ready.test_data, load_best_model=False)
+    last, kept = ready.trainer.last_evaluation, measure._users(ready)
+    assert len(last.users["overall_all_users"]) > len(set(last.users["overall_all_users"].tolist()))
+    for group, cases in last.users.items():
+        tokens = ready.dataset.id2token("user_id", cases)
+        for name, values in last.per_user[group].items():
+            means = [values[tokens == token].mean() for token in sorted(set(tokens))]
+            np.testing.assert_allclose(values_of_row(kept, name, group), means, atol=1e-7)
+    users = "\n".join(sorted(set(ready.dataset.id2token("user_id", last.users["overall"]))))
+    assert kept["user_tokens"] == hashlib.sha256(users.encode()).hexdigest()
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(1, 50))
