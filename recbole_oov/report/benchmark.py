@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_oov.config import OOVConfig
+from recbole_oov.data.oov_split import oov_options
 from recbole_oov.errors import ConfigError, RecBoleOOVError
-from recbole_oov.report.cells import Cell, as_given, check_apart
+from recbole_oov.report.cells import Cell, as_given, check_apart, is_sequential
 from recbole_oov.report.jobs import Task, run_tasks
 from recbole_oov.report.measure import run_cell
 from recbole_oov.report.progress import Progress, screen
@@ -46,6 +47,7 @@ def benchmark(file: str, overrides: Mapping[str, Any]) -> Path:
     spec = read_spec(file, overrides)
     output = Path(spec["output"])
     _check_options(spec)
+    _check_kinds(spec)
     console = screen()
     with writing_to(output, "make room or choose another output; finished cells are kept"):
         output.mkdir(parents=True, exist_ok=True)
@@ -96,6 +98,43 @@ def _check_options(spec: Mapping[str, Any]) -> None:
             return
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def _check_kinds(spec: Mapping[str, Any]) -> None:
+    """Refuse sequential models beside others under the OOV protocol, which keeps other rows for the test of each.
+
+    Of other splits it depends on the data whether both kinds are tested on the same rows.
+
+    Raises:
+        ConfigError: A part has both.
+    """
+    problems = []
+    rows = {(cell.part, cell.name): cell for cell in as_given(spec)}.values()
+    for part in dict.fromkeys(cell.part for cell in rows):
+        own = [cell for cell in rows if cell.part == part]
+        sequential = [cell for cell in own if is_sequential(cell.model)]
+        others = [cell for cell in own if cell not in sequential]
+        if not sequential or not others:
+            continue
+        decided_by = ("eval_args", "oov_split")
+        distinct = {repr([cell.model, *map(cell.options.get, decided_by)]): cell for cell in own}.values()
+        if any(_splits_by_items(cell) for cell in distinct):
+            where = f"parts.{part}: " if part else ""
+            problems.append(
+                f"benchmark: {where}{sequential[0].name} is sequential, {others[0].name} is not; with the split OOV "
+                f"they are tested on different held-out rows, which no table can compare. Give each kind a part of its "
+                f"own, with its rows as models"
+            )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _splits_by_items(cell: Cell) -> bool:
+    options = {**cell.options, "show_progress": False, "state": "WARNING"}
+    try:
+        return oov_options(OOVConfig(cell.model, cell.dataset, config_dict=options, argv=[])) is not None
+    except RecBoleOOVError:
+        return False  # the cell will fail and say why
 
 
 def _search(spec: Mapping[str, Any], progress: Progress) -> None:

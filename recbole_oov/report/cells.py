@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from recbole_oov.errors import ConfigError
+from recbole.utils import ModelType
+
+from recbole_oov import registry
+from recbole_oov.errors import ConfigError, RecBoleOOVError
 from recbole_oov.report.carve import carve_validation
 from recbole_oov.report.spec import parts_of
 
-__all__ = ["Cell", "as_given", "carved", "check_apart", "digest"]
+__all__ = ["Cell", "as_given", "carved", "check_apart", "digest", "is_sequential"]
 
 
 def digest(value: Any) -> str:
@@ -53,6 +56,14 @@ class Cell:
     def label(self) -> str:
         """Part and name."""
         return f"{self.part}: {self.name}" if self.part else self.name
+
+
+def is_sequential(model: str) -> bool:
+    """Whether a model learns sequences, which RecBole cuts into rows before it splits them; False of an unknown one."""
+    try:
+        return bool(getattr(registry.get_model(model), "type", None) == ModelType.SEQUENTIAL)
+    except RecBoleOOVError:
+        return False
 
 
 def check_apart(cells: Iterable[Cell]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from recbole_oov.errors import ConfigError
 from recbole_oov.evaluation.groups import ALL_USERS, OOV, OVERALL, group_of, prefixed
 from recbole_oov.evaluation.ranks import metrics_of_ranks
+from recbole_oov.report.cells import is_sequential
 from recbole_oov.report.statistics import Comparison, bootstrap_intervals, compare, corrected, smaller_is_better
 from recbole_oov.report.user_values import metrics_of_row, ranks_of_row, values_of_row
 
@@ -224,7 +225,7 @@ def _without_seed(options: Mapping[str, Any]) -> str:
 
 def _table(spec: Mapping[str, Any], cells: Sequence[Any], rows: Rows, reference: str, where: object) -> Table:
     finished = [row for row in rows if "error" not in row]
-    _check_held_out(finished, spec["measure"], cells[0].part, where)
+    apart = _check_held_out(finished, spec["measure"], cells[0].part, where)
     lines = [_line(name, cells, rows) for name in dict.fromkeys(cell.name for cell in cells)]
     part = cells[0].part
     table = Table(part, cells[0].dataset, [], [], ("", ""), reference, lines)
@@ -234,17 +235,31 @@ def _table(spec: Mapping[str, Any], cells: Sequence[Any], rows: Rows, reference:
     _estimate(table, values)
     _whole_metrics(table)
     _choose_main(table, str(cells[0].options.get("valid_metric", "")).lower())
+    if apart:
+        table.reference = ""
+        table.notes.append(apart)
+        return table
     _test(table, values)
     _place(table)
     return table
 
 
-def _check_held_out(rows: Rows, measure: str, part: str, where: object) -> None:
-    """Every row on the same held-out rows; where the seed decides the split, the same for each seed."""
+def _check_held_out(rows: Rows, measure: str, part: str, where: object) -> str:
+    """Every row on the same held-out rows; where the seed decides the split, the same for each seed.
+
+    Returns:
+        What is to be said where sequential models were tested on other rows than the others, as RecBole may split
+        them; else nothing.
+    """
+    splits = [row["seed"] if measure == "users" else None for row in rows]
+    held_out = {(split, row["targets"]) for split, row in zip(splits, rows, strict=True)}
+    if len(held_out) == len(set(splits)) and len({row.get("user_tokens") for row in rows}) <= 1:
+        return ""
     of_split: dict[Any, dict[str, Any]] = {}
-    for row in rows:
-        first = of_split.setdefault(row["seed"] if measure == "users" else None, row)
-        users = of_split.setdefault("users", row)
+    for split, row in zip(splits, rows, strict=True):
+        kind = is_sequential(row["model"])
+        first = of_split.setdefault((kind, split), row)
+        users = of_split.setdefault((kind, "users"), row)
         pairs = [(first, "targets", "held-out items")]
         pairs += [(users, "user_tokens", "users")] if measure == "users" else []
         for other, key, what in pairs:
@@ -255,6 +270,15 @@ def _check_held_out(rows: Rows, measure: str, part: str, where: object) -> None:
                     f"tested on the same {what}, so no table or paired test of both means anything; give all the "
                     f"same data and split"
                 )
+    for (kind, of), row in of_split.items():
+        other = of_split.get((not kind, of), row)
+        if any(row[key] != other[key] for key in ("targets", "user_tokens") if of != "users" and key in row):
+            one, two = (row, other) if kind else (other, row)
+            return (
+                f"No tests and no marks: {one['name']}, a sequential model, and {two['name']} were not tested on the "
+                f"same held-out rows, so their numbers do not compare."
+            )
+    return ""
 
 
 def _line(name: str, cells: Sequence[Any], rows: Rows) -> Line:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -492,6 +493,24 @@ def test_a_user_with_several_targets_counts_once(tiny_dataset: Path) -> None:
             np.testing.assert_allclose(values_of_row(kept, name, group), means, atol=1e-7)
     users = "\n".join(sorted(set(ready.dataset.id2token("user_id", last.users["overall"]))))
     assert kept["user_tokens"] == hashlib.sha256(users.encode()).hexdigest()
+
+
+def test_sequential_rows_beside_others_are_refused_where_they_cannot_be_compared(tiny_dataset: Path) -> None:
+    common = {"metrics": ["NDCG"], "topk": [5], "valid_metric": "NDCG@5", "epochs": 1, "data_checks": "warn"}
+    models = {"attention": {"model": "SASRec", **SEQUENTIAL}, "BPR": {"model": "BPR"}}
+    spec = {"dataset": "tiny", "measure": "users", "seeds": [1], "common": {**common, "oov_split": "random"}}
+    path = Path("spec.yaml")
+    path.write_text(yaml.safe_dump({**spec, "models": models}), encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match="benchmark: attention is sequential, BPR is not; with the split OOV they are"
+    ):
+        benchmark(str(path), {"output": "out"})
+    assert not Path("out").exists()
+    apart = {name: {"dataset": "tiny", "models": {name: entry}} for name, entry in models.items()}
+    path.write_text(yaml.safe_dump({**spec, "models": models, "parts": apart}, sort_keys=False), encoding="utf-8")
+    rows = read_results(benchmark(str(path), {"output": "out"}) / "results.jsonl")
+    assert [next(iter({"users", "hits"} & set(row))) for row in rows] == ["users", "hits"]
+    assert re.findall("^## (.*)", Path("out/table.md").read_text(encoding="utf-8"), re.M) == ["attention", "BPR"]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(1, 50))

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,22 @@ def test_only_the_same_held_out_rows_are_compared() -> None:
         table([*rows()[:-1], {**rows()[-1], "user_tokens": "others"}])
     with pytest.raises(ConfigError, match="reference 'none' is none of the models; there are low, middle, high"):
         table(rows(), reference="none")
+
+
+def test_sequential_rows_beside_others_on_other_rows_are_reported_without_tests() -> None:
+    """Whether RecBole holds out the same rows for both depends on the data; what was trained is not without a table."""
+    both = [replace(cell, model="SASRec") if cell.name == "high" else cell for cell in cells()]
+    own = [row(cell, MODELS[cell.name], **({"targets": "others"} if cell.name == "high" else {})) for cell in both]
+    summary = summarise(SPEC, both, own)[0]
+    assert summary.notes == [
+        "No tests and no marks: high, a sequential model, and low were not tested on the same held-out rows, so their "
+        "numbers do not compare."
+    ]
+    estimates = [estimate for line in summary.lines for estimate in line.estimates.values()]
+    assert len(estimates) == 27 and not any(estimate.test or estimate.place for estimate in estimates)
+    assert summary.notes[0] in markdown([summary]) and "against middle" not in markdown([summary])
+    same = summarise(SPEC, both, [row(cell, MODELS[cell.name]) for cell in both])[0]
+    assert not same.notes and same.lines[2].estimates["oov", "ndcg@10"].test
 
 
 def test_groups_of_other_users_get_no_test_and_no_interval() -> None:
