@@ -61,12 +61,14 @@ def benchmark(file: str, overrides: Mapping[str, Any]) -> Path:
 
 
 def failed_cells(file: str, overrides: Mapping[str, Any]) -> list[str]:
-    """Of the cells that a call asks for those whose latest row is an error, each with its reason.
+    """Of the cells that a call asks for those that never worked, each with the reason of the last time.
 
     Arguments as of :func:`benchmark`.
     """
     spec = read_spec(file, overrides)
-    latest = {row["key"]: row for row in read_results(Path(spec["output"]) / "results.jsonl")}
+    rows = read_results(Path(spec["output"]) / "results.jsonl")
+    # A row that worked comes last: a process may end, and be counted as failed, after it has written its row.
+    latest = {row["key"]: row for row in sorted(rows, key=lambda row: "error" not in row)}
     asked = [(cell, latest.get(cell.key, {})) for cell in cells_of(spec)]
     return [f"{cell.label}, seed {cell.options['seed']}: {row['error']}" for cell, row in asked if "error" in row]
 
