@@ -17,7 +17,7 @@ propagation.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +102,23 @@ def hardest(base: BaseModel, users: Tensor, pool: Tensor, n: int) -> Tensor:
     return pool.gather(1, base.scores(users, pool).topk(n, dim=1).indices)
 
 
+@dataclass(frozen=True)
+class Shares:
+    """How the gradients of several processes come together; by default there is one.
+
+    Attributes:
+        part: Of the batch's mean, what this process's mean stands for.
+        gather: Tensors of all processes along the first axis, the same in each of them.
+    """
+
+    part: float = 1.0
+    gather: Callable[[Tensor], Tensor] = lambda values: values
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Of the processes' values, each weighted by its part."""
+        return self.gather(self.part * values[None]).sum(dim=0)
+
+
 def gradient_products(
     base: BaseModel,
     train: Interaction,
@@ -109,6 +126,7 @@ def gradient_products(
     valid: Interaction,
     valid_negatives: Tensor,
     n: int,
+    shares: Shares | None = None,
 ) -> tuple[Tensor, Tensor]:
     """h_k = <grad L_val, g_k> and |g_k| for every sampler that was asked.
 
@@ -119,15 +137,17 @@ def gradient_products(
         valid: Validation rows.
         valid_negatives: Their negatives, which do not depend on p. (V, n)
         n: K.
+        shares: Of several processes, each of which has a part of the training batch; g_k is that of the whole.
 
     Returns:
         (K,) and (K,), 0 and 1 for samplers that were not asked.
     """
+    shares = shares or Shares()
     if isinstance(base, VectorModel):
         direction = validation_gradient(base, valid, valid_negatives)
-        found = {at: _product(base, train, candidate, *direction) for at, candidate in candidates.items()}
+        found = {at: _product(base, train, candidate, *direction, shares) for at, candidate in candidates.items()}
     else:
-        found = _parameter_products(base, train, candidates, valid, valid_negatives)
+        found = _parameter_products(base, train, candidates, valid, valid_negatives, shares)
     products, lengths = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
     for at, (product, length) in found.items():
         products[at], lengths[at] = product, length
@@ -151,7 +171,12 @@ def validation_gradient(base: VectorModel, valid: Interaction, negatives: Tensor
 
 
 def _product(
-    base: VectorModel, train: Interaction, candidate: Candidate, user_table: Tensor, item_table: Tensor
+    base: VectorModel,
+    train: Interaction,
+    candidate: Candidate,
+    user_table: Tensor,
+    item_table: Tensor,
+    shares: Shares,
 ) -> tuple[float, float]:
     """<grad L_val, g_k> and |g_k|, from the rows that g_k is not zero on."""
     model, choice = base.model, candidate.choice
@@ -170,18 +195,25 @@ def _product(
     product = (of_user * user_table[users]).sum() + (of_positive * item_table[positives]).sum()
     product = product + (of_layers * item_table[chosen]).sum()
     items = torch.cat([positives, chosen.reshape(-1)])
-    length = (_squares(users, of_user) + _squares(items, torch.cat([of_positive, of_layers.flatten(0, 1)]))).sqrt()
-    return float(product), float(length)
+    squares = _squares(users, of_user, shares)
+    squares = squares + _squares(items, torch.cat([of_positive, of_layers.flatten(0, 1)]), shares)
+    return float(shares.sum(product)), float(squares.sqrt())
 
 
-def _squares(ids: Tensor, gradients: Tensor) -> Tensor:
+def _squares(ids: Tensor, gradients: Tensor, shares: Shares) -> Tensor:
     """Sum of squares of a table's gradient, whose row at an id is the sum of those given for it. (N,), (N, …) -> ()"""
+    ids, gradients = shares.gather(ids), shares.gather(shares.part * gradients)
     rows, place = ids.unique(return_inverse=True)
     return gradients.new_zeros(len(rows), *gradients.shape[1:]).index_add_(0, place, gradients).square().sum()
 
 
 def _parameter_products(
-    base: BaseModel, train: Interaction, candidates: dict[int, Candidate], valid: Interaction, negatives: Tensor
+    base: BaseModel,
+    train: Interaction,
+    candidates: dict[int, Candidate],
+    valid: Interaction,
+    negatives: Tensor,
+    shares: Shares,
 ) -> dict[int, tuple[float, float]]:
     """The same at the parameters, for a model whose vectors are not known: K + 1 backward passes."""
     model = base.model
@@ -195,7 +227,8 @@ def _parameter_products(
     products = {}
     for at, candidate in candidates.items():
         loss = base.item_loss(Interaction(dict(train.interaction)), items_of(candidate))
-        gradient = _gradient(sum(loss) if isinstance(loss, tuple) else loss, parameters)
+        own = _gradient(sum(loss) if isinstance(loss, tuple) else loss, parameters)
+        gradient = [shares.sum(part) for part in own]
         product = sum(float((a * b).sum()) for a, b in zip(direction, gradient, strict=True))
         products[at] = product, math.sqrt(sum(float(part.square().sum()) for part in gradient))
     return products

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from recbole_oov.errors import ConfigError
 from recbole_oov.evaluation.groups import group_of
-from recbole_oov.processes import share_of, sum_of_all
+from recbole_oov.processes import from_all, share_of, sum_of_all
 from recbole_oov.randomness import random_state, set_random_state
 from recbole_oov.sampler.base_models import BaseModel, base_model_of, check_learns_from_negatives
 from recbole_oov.sampler.choice import Sampler, get_sampler
@@ -34,7 +34,7 @@ from recbole_oov.sampler.contest import Contender, Values, halving_sizes, most_p
 from recbole_oov.sampler.drawing import Drawing, candidate_names, read_sampler, with_pool
 from recbole_oov.sampler.mixture import Mixture, first_rows
 from recbole_oov.sampler.pools import NegativePools
-from recbole_oov.sampler.search import Architecture, Steering, gradient_products, hardest
+from recbole_oov.sampler.search import Architecture, Shares, Steering, gradient_products, hardest
 from recbole_oov.sampler.work import dns_epoch
 from recbole_oov.trainer.pool_sampling import PoolSamplingMixin, PositiveLoader, positive_loader
 from recbole_oov.trainer.search_plot import save_plot
@@ -245,9 +245,17 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         n, rows = len(mixture.drawings), self.config["steering_batch_size"]
         some = Interaction({name: column[:rows] for name, column in interaction.interaction.items()})
         first = {at: first_rows(candidate, rows) for at, candidate in candidates.items()}
-        products, lengths = gradient_products(self._base, some, first, valid, negatives, n)
-        part = self._positives.part if self._positives is not None else 1.0
-        return sum_of_all(self.config, part * products / lengths.clamp_min(1e-12))
+        products, lengths = gradient_products(self._base, some, first, valid, negatives, n, self._shares())
+        return products / lengths.clamp_min(1e-12)
+
+    def _shares(self) -> Shares:
+        if self.config["single_spec"] or self._positives is None:
+            return Shares()
+
+        def gather(values: Tensor) -> Tensor:
+            return torch.cat(from_all(self.config, values.detach().cpu())).to(values.device)
+
+        return Shares(self._positives.part, gather)
 
     # ---- the comparison ----
 
