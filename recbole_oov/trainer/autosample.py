@@ -47,12 +47,16 @@ _OF_THE_TRUNK = 0.25
 
 @dataclass
 class SearchReport:
-    """What a search did, as it is logged, plotted and saved. Work is counted in epochs of DNS."""
+    """What a search did, as it is logged, plotted and saved. Work is counted in epochs of DNS.
+
+    ``winner`` is what the chosen sampler is called among the candidates, which may be several of its kind.
+    """
 
     kind: str
     base_model: str
     samplers: list[str]
     chosen: str = ""
+    winner: str = ""
     options: Options = field(default_factory=dict)
     trajectory: list[list[float]] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
@@ -170,7 +174,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
                 f"name fewer samplers or smaller pools"
             )
         report.comparison_seconds = time.perf_counter() - begun
-        report.chosen, report.options = winner.drawing.sampler.name, winner.options
+        report.chosen, report.winner, report.options = winner.drawing.sampler.name, winner.name, winner.options
         self._use(self._chosen(report, samplers))
         return report, weights
 
@@ -536,6 +540,9 @@ def report_lines(report: SearchReport) -> list[str]:
             f"[Search] compared on validation: {name} {score:.4f} after {report.contender_epochs[name]} epochs"
             + (f", the first {report.trunk_epochs} shared" if report.trunk_epochs else "")
         )
+    best = max(report.finalists, key=report.finalists.__getitem__, default="")
+    if report.kind == "gradient" and report.winner not in ("", best):
+        lines.append(f"[Search] {report.winner} is not significantly behind {best}, and more probable")
     lines.append(f"[Search] chosen for {report.base_model}: {report.chosen} {report.options}")
     if report.gradient_work + report.comparison_work:
         lines.append(

@@ -22,7 +22,7 @@ from recbole_oov.sampler.contest import Contender, halving_sizes, most_probable_
 from recbole_oov.sampler.drawing import candidate_names, read_sampler
 from recbole_oov.sampler.mixture import Candidate, Mixture
 from recbole_oov.sampler.search import Architecture, Steering, gradient_products, hardest, sampled_softmax
-from recbole_oov.trainer.autosample import finalists
+from recbole_oov.trainer.autosample import SearchReport, finalists, report_lines
 
 CONFIG = {"LABEL_FIELD": "label"}
 
@@ -320,6 +320,15 @@ def test_a_contender_is_judged_by_its_best_or_by_where_it_leads() -> None:
         for contender in (best, latest):
             contender.judged(np.array([value, value]))
     assert best.score == 0.5 and latest.score == pytest.approx(0.3)
+
+
+def test_the_log_says_why_another_than_the_best_was_chosen() -> None:
+    report = SearchReport("gradient", "BPR", ["dns", "dins"], "dins", "dins", finalists={"dns": 0.2, "dins": 0.1})
+    report.contender_epochs = {"dns": 3, "dins": 3}
+    why = "[Search] dins is not significantly behind dns, and more probable"
+    assert why in report_lines(report)
+    report.winner = "dns"
+    assert why not in report_lines(report)
 
 
 def test_the_most_probable_wins_among_those_that_validation_cannot_tell_apart() -> None:
