@@ -23,6 +23,11 @@ def problems_of(spec: Mapping[str, Any]) -> list[str]:
         problems += _names("parts", spec.get("parts") or {})
         for name, part in (spec.get("parts") or {}).items():
             problems += _part(f"parts.{name}", part, spec["models"], _rows(spec))
+            if isinstance(part, Mapping) and part.get("carve") is not None and spec.get("measure") != "users":
+                problems.append(
+                    f"parts.{name}.carve is about a published split, in which users have several held-out items, and "
+                    f"measure: ranks about one each; give measure: users"
+                )
     if not problems and spec.get("reference"):
         names = _rows(spec)
         if spec["reference"] not in names:

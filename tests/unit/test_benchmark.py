@@ -177,6 +177,10 @@ MODELS = "models: {A: {model: BPR}}"
             r"parts\.a\.carve is True; it must be a map",
         ),
         (
+            f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, carve: {{share: 0.1}}}}}}}}",
+            r"parts\.a\.carve is about a published split, .* give measure: users",
+        ),
+        (
             f"{{{MODELS}, seeds: [1], parts: {{a: {{dataset: x, carve: {{shar: 0.1}}}}}}}}",
             r"carve is \{'shar': 0.1\}; it must",
         ),
