@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recbole_oov.evaluation.significance import paired_test
 from recbole_oov.sampler.drawing import Drawing
 
 Values = NDArray[np.floating[Any]]
 
-_ONE_SIDED = 1.645
-"""Standard errors that leave 5 % of a normal distribution above them."""
+_SIGNIFICANT = 0.05
 
 
 @dataclass
@@ -63,18 +63,18 @@ class Contender:
 def most_probable_of_the_best(contenders: Sequence[Contender]) -> Contender:
     """The most probable of those that are not significantly behind the one with the best score.
 
-    Paired over users, one-sided at 5 %: some hundred users tell samplers that are close no better apart than chance.
+    Paired over users (Student's t, one-sided at 5 %): some hundred users tell samplers that are close no better apart
+    than chance. Of a single user the best is taken.
     """
     best = max(contenders, key=lambda contender: contender.score)
-    close = [contender for contender in contenders if not _is_behind(contender.lately, best.lately)]
+    if len(best.lately) < 2:
+        return best
+    close = [
+        contender
+        for contender in contenders
+        if paired_test(best.lately, contender.lately, test="t").p_value >= _SIGNIFICANT
+    ]
     return max(close, key=lambda contender: contender.p)
-
-
-def _is_behind(values: Values, best: Values) -> bool:
-    gap = best - values
-    if len(gap) < 2:
-        return bool(gap.mean() > 0)
-    return bool(gap.mean() > _ONE_SIDED * gap.std(ddof=1) / math.sqrt(len(gap)))
 
 
 def halving_sizes(n: int) -> list[int]:

@@ -273,8 +273,8 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         report: SearchReport,
     ) -> tuple[Contender, int]:
         """Train the samplers at ``places`` in rounds of equal shares of the budget, with as many epochs for each, and
-        drop the worse half after each round but for ``random``. The baselines start each sampler from the beginning,
-        the finalists start where the trunk ends.
+        drop the worse half after each round. ``random`` and ``gradient`` have a single round. The baselines start each
+        sampler from the beginning, the finalists start where the trunk ends.
         """
         start: Options = {
             "model": weights if weights is not None else self._start,
@@ -294,7 +294,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         sizes = [len(alive)] if report.kind in ("random", "gradient") else halving_sizes(len(alive))
         for n, size in enumerate(sizes):
             alive = sorted(alive, key=lambda contender: -contender.score)[:size]
-            # The finalists' first round may be rounded up: it counts most for how well they are told apart.
+            # An early round from a trunk may be rounded up: it counts most for how well they are told apart.
             early = self._has_trunk and n + 1 < len(sizes)
             spent += self._round(alive, (budget - spent) / (len(sizes) - n), valid_data, rounded_up=early)
         report.finalists = {contender.name: contender.score for contender in contenders}
