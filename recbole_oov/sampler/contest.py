@@ -60,19 +60,24 @@ class Contender:
         self.values.append(values)
 
 
-def most_probable_of_the_best(contenders: Sequence[Contender]) -> Contender:
+def most_probable_of_the_best(contenders: Sequence[Contender], of_the_trunk: Contender | None = None) -> Contender:
     """The most probable of those that are not significantly behind the one with the best score.
 
     Paired over users (Student's t, one-sided at 5 %): some hundred users tell samplers that are close no better apart
     than chance. Of a single user the best is taken.
+
+    Args:
+        of_the_trunk: The contender whose sampler trained the weights that all start from. None with a lower score than
+            its wins: a level that came with the weights says nothing of what a sampler reaches from the beginning.
     """
     best = max(contenders, key=lambda contender: contender.score)
     if len(best.lately) < 2:
         return best
+    least = of_the_trunk.score if of_the_trunk is not None else -math.inf
     close = [
         contender
         for contender in contenders
-        if paired_test(best.lately, contender.lately, test="t").p_value >= _SIGNIFICANT
+        if contender.score >= least and paired_test(best.lately, contender.lately, test="t").p_value >= _SIGNIFICANT
     ]
     return max(close, key=lambda contender: contender.p)
 

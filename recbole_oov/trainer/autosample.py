@@ -302,7 +302,9 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         if report.kind == "gradient":
             for at, contender in zip(places, contenders, strict=True):
                 contender.p = report.trajectory[-1][at]
-            return most_probable_of_the_best(contenders), spent
+            trunk_place = self._trunk_place(samplers)
+            of_the_trunk = contenders[places.index(trunk_place)] if trunk_place is not None else None
+            return most_probable_of_the_best(contenders, of_the_trunk), spent
         return max(alive, key=lambda contender: contender.score), spent
 
     @property

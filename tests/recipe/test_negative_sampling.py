@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -244,6 +245,20 @@ def test_the_finalists_start_where_the_trunk_ends(data_path: Path, monkeypatch: 
     epochs = experiment.trainer.search_report.trunk_epochs
     assert epochs > 1 and [epoch for epoch, _ in starts] == [epochs, epochs]
     assert torch.equal(starts[0][1], starts[1][1])
+
+
+@pytest.mark.parametrize("trunk", ["uniform", "dns"])
+def test_nothing_behind_the_trunk_s_own_sampler_wins(
+    data_path: Path, trunk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One of the two is the more probable, and neither is significantly behind the other.
+    values = {True: np.array([0.5, 0.45, 0.5, 0.5]), False: np.array([0.45, 0.5, 0.45, 0.5])}
+    monkeypatch.setattr(
+        AutoSampleTrainer, "_selection_values", lambda self, valid_data: values[self.drawing.sampler.name == trunk]
+    )
+    own = {**SEARCH, "samplers": "[uniform, dns]", "trunk": trunk}
+    experiment, _ = train(data_path, "AutoSample", base_model="BPR", **own)
+    assert experiment.trainer.search_report.winner == trunk
 
 
 @pytest.mark.parametrize("initialisation", ["rewind", "warm"])

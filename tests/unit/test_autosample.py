@@ -343,6 +343,12 @@ def test_the_most_probable_wins_among_those_that_validation_cannot_tell_apart() 
     assert most_probable_of_the_best([far, near, best]).name == "near"
     assert most_probable_of_the_best([far, best]).name == "best"
     assert most_probable_of_the_best([contender("one", 0.1, [0.2]), contender("two", 0.9, [0.1])]).name == "one"
+    # Behind the trunk's own nobody wins, however probable; with no less than its score anybody may.
+    own = contender("own", 0.1, [0.45, 0.5, 0.5, 0.5])
+    level = contender("level", 0.4, [0.5, 0.45, 0.5, 0.5])
+    assert most_probable_of_the_best([far, near, best, own], own).name == "near"
+    assert most_probable_of_the_best([far, near, best], best).name == "best"
+    assert most_probable_of_the_best([own, level], own).name == "level"
 
 
 def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None:
