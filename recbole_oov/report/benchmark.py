@@ -161,12 +161,12 @@ def _run_cells(spec: Mapping[str, Any], progress: Progress) -> None:
         rows = read_results(file)
         finished = {row["key"] for row in rows if "error" not in row}
         missing = [cell for cell in cells if cell.key not in finished | tried]
-        taken_over = rows_of_twins(spec, missing, cells_of({**spec, "only": None}), rows)
+        taken_over = rows_of_twins(missing, cells_of({**spec, "only": None}), rows)
         for row in taken_over:
             append_row(file, row)
             progress.say(f"{labels[row['key']]}: the same run as one of another part")
         taken = {row["key"] for row in taken_over}
-        now = one_of_each(spec, [cell for cell in missing if cell.key not in taken])
+        now = one_of_each([cell for cell in missing if cell.key not in taken])
         if not now:
             return
         tried |= {cell.key for cell in now}

@@ -12,14 +12,18 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from recbole_oov.errors import DataError
 from recbole_oov.report.results import locked
 
+DEFAULTS: dict[str, Any] = {"share": 0.1, "seed": 2020}
+"""Of a part's ``carve``."""
 
-def carve_validation(source: Path, target: Path, *, share: float = 0.1, seed: int = 2020) -> Path:
+
+def carve_validation(source: Path, target: Path, *, share: float, seed: int) -> Path:
     """Write a published split with a validation part.
 
     Each training row is taken with probability ``share``, unless it is the last that its user or its item would have

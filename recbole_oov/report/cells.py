@@ -31,6 +31,8 @@ class Cell:
     Attributes:
         tuned: What the search of its row chose; None where the row was not tuned. Does not identify the cell: the
             settings that were chosen are among its options.
+        carve: Share and seed of the validation part that is carved out of a published split's training rows; None for
+            a split that has one.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Cell:
     measure: str = "ranks"
     refit: bool = False
     tuned: dict[str, Any] | None = None
+    carve: dict[str, Any] | None = None
 
     @property
     def key(self) -> str:
@@ -50,6 +53,8 @@ class Cell:
         decides: list[Any] = [self.name, self.model, self.dataset, options]
         if self.measure != "ranks":
             decides += [self.measure, self.part]
+        if self.carve is not None:
+            decides.append({"carve": self.carve})
         return digest(decides)
 
     @property
@@ -94,18 +99,17 @@ def as_given(spec: Mapping[str, Any]) -> Iterator[Cell]:
             for name, entry in part.models.items() if at < len(part.seeds) else ():
                 own = {key: value for key, value in entry.items() if key != "model"}
                 options = {**part.common, **own, "seed": part.seeds[at]}
-                yield Cell(name, entry["model"], part.dataset, options, part.name, part.measure)
+                yield Cell(name, entry["model"], part.dataset, options, part.name, part.measure, carve=part.carve)
 
 
-def carved(cell: Cell, spec: Mapping[str, Any]) -> Cell:
+def carved(cell: Cell, output: Path) -> Cell:
     """The cell on a published split whose validation part has been carved out of training, where its part says so.
 
     Validation then says for how many epochs to train, and the model that is tested is trained on all training rows.
     """
-    carve = next((part.carve for part in parts_of({**spec, "only": None}) if part.name == cell.part), None)
-    if carve is None:
+    if cell.carve is None:
         return cell
     source = Path(cell.options.get("data_path", "dataset/")) / cell.dataset
-    folder = carve_validation(source, Path(spec["output"]) / "data", **carve)
+    folder = carve_validation(source, output / "data", **cell.carve)
     three = {"data_path": str(folder.parent), "benchmark_filename": ["train", "valid", "test"]}
     return replace(cell, options={**cell.options, **three}, refit=True)

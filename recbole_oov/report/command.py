@@ -73,7 +73,7 @@ def _cells(rows: Rows, measure: str) -> list[Cell]:
         own = [other["options"]["seed"] for other in rows if other.get("part", "") == part]
         for seed in dict.fromkeys(own):
             options = {**row["options"], "seed": seed}
-            cells.append(Cell(name, row["model"], row["dataset"], options, part, measure))
+            cells.append(Cell(name, row["model"], row["dataset"], options, part, measure, carve=row.get("carve")))
     return cells
 
 

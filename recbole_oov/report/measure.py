@@ -52,7 +52,7 @@ def finished_row(cell: Cell, spec: Mapping[str, Any], placed: Mapping[str, Any] 
     checkpoints = output / "saved" / cell.key
     said: dict[str, Any] = {}
     try:
-        ready = carved(replace(cell, options={**cell.options, **(placed or {})}), spec)
+        ready = carved(replace(cell, options={**cell.options, **(placed or {})}), output)
         if spec.get("share_base"):
             ready, said = with_shared_base(ready, output)
         said |= {"command": spec["command"]} if "command" in spec else {}
@@ -68,6 +68,7 @@ def row_of(cell: Cell, said: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"key": cell.key, "name": cell.name, "model": cell.model, "dataset": cell.dataset, **said}
     row |= {"part": cell.part} if cell.part else {}
     row |= {"tuned": cell.tuned} if cell.tuned is not None else {}
+    row |= {"carve": cell.carve} if cell.carve is not None else {}
     return {**row, "options": cell.options}
 
 

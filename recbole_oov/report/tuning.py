@@ -218,7 +218,7 @@ def run_search(
     """
     output = Path(spec["output"])
     path = output / "trials.jsonl"
-    cell = carved(search.cell, spec)
+    cell = carved(search.cell, output)
     cell = replace(cell, options={**cell.options, **(placed or {})})
     config = _config_of(cell, cell.options) or {}
     with locked(output / "locks" / search.key):
@@ -271,8 +271,9 @@ def _head(search: Search, number: int, settings: dict[str, Any], config: Mapping
 
 def lost_trial(search: Search, spec: Mapping[str, Any], error: str) -> dict[str, Any]:
     """Write a failed trial for a process that ended while it was at it; returns the row."""
-    path = Path(spec["output"]) / "trials.jsonl"
-    cell = carved(search.cell, spec)
+    output = Path(spec["output"])
+    path = output / "trials.jsonl"
+    cell = carved(search.cell, output)
     config = _config_of(cell, cell.options) or {}
     trials = _trials(search, read_results(path))
     values = {option: _at(config, option) for option in search.space}

@@ -11,18 +11,16 @@ from typing import Any
 from recbole_oov import registry
 from recbole_oov.errors import RecBoleOOVError
 from recbole_oov.report.cells import Cell, digest
-from recbole_oov.report.spec import parts_of
 
 __all__ = ["one_of_each", "rows_of_twins"]
 
 
 def rows_of_twins(
-    spec: Mapping[str, Any], cells: Iterable[Cell], everything: Iterable[Cell], rows: Iterable[Mapping[str, Any]]
+    cells: Iterable[Cell], everything: Iterable[Cell], rows: Iterable[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Rows of cells that have not run, but whose run has.
 
     Args:
-        spec: The benchmark file.
         cells: Those that have not run.
         everything: All cells of all parts.
         rows: The rows so far.
@@ -31,30 +29,27 @@ def rows_of_twins(
         Rows with the cells' own keys, parts and options; ``same_as`` is the key of the row that has all the rest, which
         :func:`~recbole_oov.report.results.read_results` puts in.
     """
-    carves = {part.name: part.carve for part in parts_of({**spec, "only": None})}
     finished = {row["key"]: row for row in rows if "error" not in row}
-    by_run = {_run(cell, carves): finished[cell.key] for cell in everything if cell.key in finished}
+    by_run = {_run(cell): finished[cell.key] for cell in everything if cell.key in finished}
     found = []
     for cell in cells:
-        run = _run(cell, carves)
+        run = _run(cell)
         if run is not None and (row := by_run.get(run)) is not None:
             own = {"part": cell.part, "tuned": cell.tuned, "options": cell.options}
             found.append({"key": cell.key, "same_as": row.get("same_as", row["key"]), "name": cell.name, **own})
     return found
 
 
-def one_of_each(spec: Mapping[str, Any], cells: Iterable[Cell]) -> list[Cell]:
+def one_of_each(cells: Iterable[Cell]) -> list[Cell]:
     """The cells without those whose run another one, which stands before them, is.
 
     Args:
-        spec: The benchmark file.
         cells: Those that have not run.
     """
-    carves = {part.name: part.carve for part in parts_of({**spec, "only": None})}
     seen: set[str] = set()
     found = []
     for cell in cells:
-        run = _run(cell, carves)
+        run = _run(cell)
         if run is None or run not in seen:
             found.append(cell)
         if run is not None:
@@ -62,7 +57,7 @@ def one_of_each(spec: Mapping[str, Any], cells: Iterable[Cell]) -> list[Cell]:
     return found
 
 
-def _run(cell: Cell, carves: Mapping[str, Any]) -> str | None:
+def _run(cell: Cell) -> str | None:
     """Stands for what is trained and measured; None where content may have a say in it.
 
     Content also says which columns are loaded, unless the file does.
@@ -76,4 +71,4 @@ def _run(cell: Cell, carves: Mapping[str, Any]) -> str | None:
     if reads or ours or "load_col" not in cell.options:
         return None
     options = {key: value for key, value in cell.options.items() if key != "content"}
-    return digest([cell.model, cell.dataset, options, cell.measure, carves.get(cell.part)])
+    return digest([cell.model, cell.dataset, options, cell.measure, cell.carve])

@@ -19,7 +19,9 @@ from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.registry import properties_folder
 from recbole_oov.report import measure
 from recbole_oov.report.benchmark import benchmark, cells_of, read_results, read_spec
+from recbole_oov.report.carve import DEFAULTS as CARVE
 from recbole_oov.report.carve import carve_validation
+from recbole_oov.report.cells import as_given
 from recbole_oov.report.results import append_row
 from recbole_oov.report.user_values import (
     metrics_of_row,
@@ -383,6 +385,23 @@ def test_a_published_split_is_trained_once_more_on_all_its_rows(
     for row in rows:
         assert set(row["before_refit"]) == set(row["test_result"]) and row["epochs_to_best"] >= 1
     assert len({row["targets"] for row in rows}) == 1
+    assert all(row["carve"] == {"share": 0.2, "seed": 1} for row in rows)
+    assert cli.main(["report", str(output), "--reference=uniform"]) == 0  # from the rows alone
+    assert "unfinished" not in (output / "table.md").read_text(encoding="utf-8")
+    # Another share is another training: nothing that is there will do.
+    other = {**part, "carve": {"share": 0.3, "seed": 1}}
+    benchmark(users_spec(tmp_path, circles, parts={"split": other}, common=common), {})
+    again = read_results(output / "results.jsonl")
+    assert again[: len(rows)] == rows and len(again) == 2 * len(rows)
+
+
+def test_defaults_of_carve_identify_a_cell_as_if_given(tmp_path: Path, circles: Any) -> None:
+    def keys(carve: dict[str, Any] | None) -> set[str]:
+        part = {"dataset": "split", "base": "BPR", "seeds": [1], "carve": carve}
+        return {cell.key for cell in as_given(read_spec(users_spec(tmp_path, circles, parts={"split": part}), {}))}
+
+    assert keys({}) == keys({"seed": 2020}) == keys({"share": 0.1}) == keys({"share": 0.1, "seed": 2020})
+    assert not keys({}) & keys(None) and not keys({}) & keys({"seed": 2021})
 
 
 def test_validation_is_carved_out_of_a_published_split(tmp_path: Path) -> None:
@@ -408,7 +427,7 @@ def test_validation_is_carved_out_of_a_published_split(tmp_path: Path) -> None:
     kept = [row.split("\t") for row in everything.read_text(encoding="utf-8").splitlines()[1:]]
     assert {user for user, _ in kept} == {f"u{u}" for u in range(20)} and {item for _, item in kept} >= {"i0", "i11"}
     with pytest.raises(DataError, match=r"none\.train\.inter is missing"):
-        carve_validation(tmp_path / "none", tmp_path / "out")
+        carve_validation(tmp_path / "none", tmp_path / "out", **CARVE)
 
 
 def published_split(folder: Path, rows: list[str]) -> Path:
@@ -438,14 +457,14 @@ def test_a_kill_leaves_no_split_that_is_not_whole(tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", lambda path, content: stock(path, content[:50]) and 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            carve_validation(source, tmp_path / "out")
-    folder = carve_validation(source, tmp_path / "out")
+            carve_validation(source, tmp_path / "out", **CARVE)
+    folder = carve_validation(source, tmp_path / "out", **CARVE)
     assert (folder / "split.test.inter").read_bytes() == (source / "split.test.inter").read_bytes()
 
 
 def test_a_review_with_a_line_break_of_unicode_is_carved_whole(tmp_path: Path) -> None:
     rows = [f"u{n % 5}\ti{n % 7}\tnice\x85film\u2028{n}" for n in range(140)]
-    folder = carve_validation(published_split(tmp_path, rows), tmp_path / "out", share=0.2)
+    folder = carve_validation(published_split(tmp_path, rows), tmp_path / "out", share=0.2, seed=2020)
     parts = [
         (folder / f"split.{part}.inter").read_text(encoding="utf-8").split("\n")[1:-1] for part in ("train", "valid")
     ]
