@@ -352,3 +352,43 @@ def test_pools_are_drawn_from_training_alone(data_path: Path) -> None:
     assert isinstance(pools, NegativePools)
     rows = experiment.train_data._dataset.inter_feat["item_id"]
     assert torch.equal(pools.counts[1:], torch.bincount(rows, minlength=pools.n_items)[1:])
+
+
+@pytest.mark.parametrize(
+    ("negatives", "first", "last"),
+    [
+        (64, {"uniform"}, {"dns", "dins", "ahns", "mixgcf"}),
+        (8, {"dns", "dins", "ahns"}, {"uniform", "popularity", "adasir"}),
+    ],
+)
+def test_how_hard_validation_negatives_are_decides_what_is_preferred(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, negatives: int, first: set[str], last: set[str]
+) -> None:
+    """docs/papers.md, "what the criterion measures": of real data, with all ten, where dns and dins end best."""
+    monkeypatch.chdir(tmp_path)
+    own = {
+        "base_model": "BPR",
+        "samplers": ALL.replace("cache: 16, candidates: 16", "cache: 500, candidates: 500"),
+        "pool": 8,
+        "steering_pool": 64,
+        "steering_negatives": negatives,
+        "search_epochs": 6,
+        "search_budget": 90,
+        "finalists": 1,
+        "metrics": ["NDCG"],
+        "topk": [20],
+        "valid_metric": "NDCG@20",
+        "embedding_size": 32,
+        "learning_rate": 0.005,
+        "train_batch_size": 4096,
+        "load_col": {"inter": ["user_id", "item_id"]},
+        "epochs": 1,
+        "show_progress": False,
+    }
+    experiment = runner.prepare("AutoSample", "ml-100k", config_dict=own, argv=[])
+    experiment.trainer.fit(experiment.train_data, experiment.valid_data, saved=False, show_progress=False)
+    report = experiment.trainer.search_report
+    assert report.search_epochs == 6
+    p = dict(zip(report.samplers, report.trajectory[-1], strict=True))
+    order = sorted(p, key=lambda name: -p[name])
+    assert order[0] in first and sum(p[name] for name in last) < 0.1
