@@ -19,8 +19,8 @@ import numpy as np
 from recbole_oov.errors import DataError
 from recbole_oov.report.results import locked
 
-DEFAULTS: dict[str, Any] = {"share": 0.1, "seed": 2020}
-"""Of a part's ``carve``."""
+DEFAULT_CARVE: dict[str, Any] = {"share": 0.1, "seed": 2020}
+"""What a part's ``carve`` is where it does not say."""
 
 
 def carve_validation(source: Path, target: Path, *, share: float, seed: int) -> Path:

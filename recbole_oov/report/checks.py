@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recbole_oov.config.reading import shown
-from recbole_oov.report.carve import DEFAULTS
+from recbole_oov.report.carve import DEFAULT_CARVE
 
 _LARGEST_SEED = 2**32 - 1
 _OF_PART = {"dataset", "seeds", "common", "models", "base", "carve", "options", "tune", "tuned_from"}
@@ -127,7 +127,7 @@ def _carve(where: str, carve: object) -> list[str]:
     if not isinstance(carve, Mapping) or set(carve) - {"share", "seed"}:
         return [f"{where} is {shown(carve)}; it must be a mapping of share and seed, as in {{share: 0.1, seed: 2020}}"]
     problems = []
-    share, seed = ({**DEFAULTS, **carve}[key] for key in ("share", "seed"))
+    share, seed = ({**DEFAULT_CARVE, **carve}[key] for key in ("share", "seed"))
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
         problems.append(f"{where}.share is {shown(share)}; it must be a number between 0 and 1")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:

@@ -14,7 +14,7 @@ from recbole_oov.config.reading import shown
 from recbole_oov.config.rules import RULES
 from recbole_oov.errors import ConfigError
 from recbole_oov.registry import properties_folder
-from recbole_oov.report import carve
+from recbole_oov.report.carve import DEFAULT_CARVE
 from recbole_oov.report.checks import names_of, problems_of
 from recbole_oov.report.space import Space, read_space
 
@@ -161,8 +161,8 @@ def parts_of(spec: Mapping[str, Any]) -> list[Part]:
         common = {**spec["common"], **(own.get("common") or {}), **(spec.get("given") or {})}
         seeds = spec.get("given_seeds") or own.get("seeds") or spec["seeds"]
         tune = None if own.get("tuned_from") else _tune_of_part(spec, name, own)
-        carved = {**carve.DEFAULTS, **own["carve"]} if own.get("carve") is not None else None
-        part = Part(name, own["dataset"], seeds, common, models, spec["measure"], carved, tune)
+        carve = {**DEFAULT_CARVE, **own["carve"]} if own.get("carve") is not None else None
+        part = Part(name, own["dataset"], seeds, common, models, spec["measure"], carve, tune)
         parts.append(replace(part, tuned_from=own.get("tuned_from")))
     return parts
 

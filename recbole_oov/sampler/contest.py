@@ -16,6 +16,7 @@ from recbole_oov.sampler.drawing import Drawing
 Values = NDArray[np.floating[Any]]
 
 _SIGNIFICANT = 0.05
+"""The p below which a contender is behind the best."""
 
 
 @dataclass

@@ -19,8 +19,7 @@ from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.registry import properties_folder
 from recbole_oov.report import measure
 from recbole_oov.report.benchmark import benchmark, cells_of, read_results, read_spec
-from recbole_oov.report.carve import DEFAULTS as CARVE
-from recbole_oov.report.carve import carve_validation
+from recbole_oov.report.carve import DEFAULT_CARVE, carve_validation
 from recbole_oov.report.cells import as_given
 from recbole_oov.report.results import append_row
 from recbole_oov.report.user_values import (
@@ -427,7 +426,7 @@ def test_validation_is_carved_out_of_a_published_split(tmp_path: Path) -> None:
     kept = [row.split("\t") for row in everything.read_text(encoding="utf-8").splitlines()[1:]]
     assert {user for user, _ in kept} == {f"u{u}" for u in range(20)} and {item for _, item in kept} >= {"i0", "i11"}
     with pytest.raises(DataError, match=r"none\.train\.inter is missing"):
-        carve_validation(tmp_path / "none", tmp_path / "out", **CARVE)
+        carve_validation(tmp_path / "none", tmp_path / "out", **DEFAULT_CARVE)
 
 
 def published_split(folder: Path, rows: list[str]) -> Path:
@@ -457,8 +456,8 @@ def test_a_kill_leaves_no_split_that_is_not_whole(tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", lambda path, content: stock(path, content[:50]) and 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            carve_validation(source, tmp_path / "out", **CARVE)
-    folder = carve_validation(source, tmp_path / "out", **CARVE)
+            carve_validation(source, tmp_path / "out", **DEFAULT_CARVE)
+    folder = carve_validation(source, tmp_path / "out", **DEFAULT_CARVE)
     assert (folder / "split.test.inter").read_bytes() == (source / "split.test.inter").read_bytes()
 
 
