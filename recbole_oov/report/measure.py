@@ -93,6 +93,10 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     seconds: list[float] = []
 
     def validated(epoch: int, score: float) -> None:
+        if curve and epoch <= curve[-1][0]:  # trained anew, as by a search that gave its first choice up
+            curve.clear()
+            scores.clear()
+            seconds.clear()
         curve.append((epoch, round(float(score), 6)))
         scores.append(float(score))
         seconds.append(time.perf_counter() - (started if cell.measure == "ranks" else before))

@@ -69,7 +69,8 @@ def most_probable_of_the_best(contenders: Sequence[Contender], of_the_trunk: Con
 
     Args:
         of_the_trunk: The contender whose sampler trained the weights that all start from. None with a lower score than
-            its wins: a level that came with the weights says nothing of what a sampler reaches from the beginning.
+            its wins: a level that came with the weights says nothing of what a sampler reaches from the beginning. It
+            wins itself where no other one is left: what it reaches is known, and can be had where the other fails.
     """
     best = max(contenders, key=lambda contender: contender.score)
     if len(best.lately) < 2:
@@ -80,7 +81,8 @@ def most_probable_of_the_best(contenders: Sequence[Contender], of_the_trunk: Con
         for contender in contenders
         if contender.score >= least and paired_test(best.lately, contender.lately, test="t").p_value >= _SIGNIFICANT
     ]
-    return max(close, key=lambda contender: contender.p)
+    others = [contender for contender in close if contender is not of_the_trunk]
+    return max(others or close, key=lambda contender: contender.p)
 
 
 def halving_sizes(n: int) -> list[int]:

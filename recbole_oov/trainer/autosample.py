@@ -6,6 +6,10 @@ probabilities (``sampler.contest``). The baselines spend the same budget otherwi
 drawn by lot, ``halving`` all of them by successive halving, ``mixture`` nothing. The budget is counted work
 (``sampler.work``), so that no search is longer for having fewer but dearer epochs, and equal seeds find equal samplers.
 ``comparison`` is the second half alone, with all samplers as finalists: what the probabilities are worth.
+
+The finalists start from weights that one of them has trained, and some keep a level that they never reach from the
+beginning. So the final training is the last test: a sampler that ends it below what the trunk's sampler had in the
+search is given up, and the trunk's is trained in its place.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 from torch import Tensor
@@ -49,7 +54,13 @@ _OF_THE_TRUNK = 0.25
 class SearchReport:
     """What a search did, as it is logged, plotted and saved. Work is counted in epochs of DNS.
 
-    ``winner`` is what the chosen sampler is called among the candidates, which may be several of its kind.
+    Attributes:
+        winner: What the chosen sampler is called among the candidates, which may be several of its kind.
+        level: What the trunk's sampler reached in the comparison, where another one won; None where there is nothing to
+            come up to.
+        reached: The best of the final training on the validation users who select; None before it was evaluated.
+        given_up: The winner of the comparison, where it ended below ``level`` and the trunk's sampler was trained
+            instead. Its training counts to the search.
     """
 
     kind: str
@@ -62,6 +73,10 @@ class SearchReport:
     dropped: dict[str, int] = field(default_factory=dict)
     finalists: dict[str, float] = field(default_factory=dict)
     contender_epochs: dict[str, int] = field(default_factory=dict)
+    level: float | None = None
+    reached: float | None = None
+    given_up: str = ""
+    given_up_epochs: int = 0
     search_epochs: int = 0
     trunk_epochs: int = 0
     gradient_work: float = 0.0
@@ -88,6 +103,8 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
 
     search_report: SearchReport | None = None
     _steering: Steering | None = None
+    _selecting: NDArray[np.int64] | None = None
+    _beginning: tuple[Options, Options, Any] | None = None
 
     def fit(
         self,
@@ -106,18 +123,20 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         started, cpu_started = time.perf_counter(), time.process_time()
         resumed = getattr(self, "_pending", None)
         if resumed is not None:  # the search was done before the run was cut off
-            report = self._take_up(resumed["sampling"]["search"], train_data)
+            report = self._take_up(resumed["sampling"]["search"], train_data, valid_data)
         else:
-            self._start, before = self._weights(), random_state()
-            self._new_optimizer = copy.deepcopy(self.optimizer.state_dict())
+            self._note_beginning()
             report, weights = self.search(train_data, valid_data)
-            self._load_weights(weights if weights is not None else self._start)
-            set_random_state(before)
-            self._forget_search()
+            self._begin_again(weights)
             report.seconds, report.cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
         # Of a run that is continued, the clocks go on from where they stood.
         self._since = time.perf_counter() - report.final_seconds, time.process_time() - report.final_cpu_seconds
-        fitted = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        rest = (train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        fitted = super().fit(*rest)
+        if self._fell_short(report):
+            self._give_up(report)
+            fitted = super().fit(*rest)
+        self._beginning = None
         self._read_clocks(report)
         report.final_epochs = len(self.train_loss_dict)
         self._show(report)
@@ -148,15 +167,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         if self._has_trunk:  # refused now, not after the probabilities were learned
             self._pools.check(self._trunk(samplers)[1]["pool"], "trunk")
         if report.kind == "gradient":
-            held = valid_data._dataset.inter_feat
-            self._steering = Steering(
-                held[self.model.USER_ID],
-                held[self.model.ITEM_ID],
-                self._pools.again(config["seed"]),
-                batch_size=config["steering_batch_size"],
-                pool_size=config["steering_pool"],
-                seed=config["seed"],
-            )
+            self._steer_by(valid_data)
             places, weights, spent = self._gradient_search(samplers, valid_data, budget // 2, report)
             report.gradient_work = spent / unit
             budget -= spent
@@ -165,7 +176,7 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             places = sorted(lots[: config["finalists"]].tolist())
         report.gradient_seconds = time.perf_counter() - begun
         begun = time.perf_counter()
-        winner, spent = self._compare(samplers, places, budget, weights, valid_data, report)
+        winner, of_the_trunk, spent = self._compare(samplers, places, budget, weights, valid_data, report)
         report.comparison_work = spent / unit
         if (work := report.gradient_work + report.comparison_work) > 1.1 * config["search_budget"]:
             getLogger().warning(
@@ -175,11 +186,15 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             )
         report.comparison_seconds = time.perf_counter() - begun
         report.chosen, report.winner, report.options = winner.drawing.sampler.name, winner.name, winner.options
+        if of_the_trunk is not None and winner is not of_the_trunk:
+            report.level = of_the_trunk.score
         self._use(self._chosen(report, samplers))
         return report, weights
 
     def ready(self, train_data: Any) -> None:
-        """Nothing: the search builds what draws the negatives."""
+        """The search builds what draws the negatives. A run that will be continued has its first weights only now."""
+        if self._beginning is None and getattr(self, "continue_from", None) is not None and self.drawing is None:
+            self._note_beginning()
 
     def sampling_state(self) -> Options:
         """As of every trainer with a sampler, and what the search found."""
@@ -188,6 +203,56 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             return state
         self._read_clocks(self.search_report)
         return {**state, "search": self.search_report.as_dict()}
+
+    # ---- the final training ----
+
+    def _note_beginning(self) -> None:
+        self._beginning = self._weights(), copy.deepcopy(self.optimizer.state_dict()), random_state()
+
+    def _begin_again(self, weights: Options | None = None) -> None:
+        """Leave nothing of what was trained before in the training that follows.
+
+        Args:
+            weights: Those to begin with; None for the first ones.
+        """
+        assert self._beginning is not None
+        self._load_weights(weights if weights is not None else self._beginning[0])
+        set_random_state(self._beginning[2])
+        self._steering = None
+        self.start_epoch, self.cur_step, self.best_valid_result = 0, 0, None
+        self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
+        self.train_loss_dict: dict[int, Any] = {}
+        getattr(self, "_history", []).clear()
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
+        evaluated = super()._valid_epoch(valid_data, show_progress)
+        report = self.search_report
+        if report is not None and report.level is not None:
+            now = float(self._selection_values(None).mean())
+            report.reached = now if report.reached is None else max(report.reached, now)
+        return evaluated
+
+    def _fell_short(self, report: SearchReport) -> bool:
+        """Whether the winner, trained for as long as the comparison at least, is below the trunk's sampler there."""
+        if report.level is None or report.reached is None:
+            return False
+        return self.epochs >= report.contender_epochs[report.winner] and report.reached < report.level
+
+    def _give_up(self, report: SearchReport) -> None:
+        """Begin anew with the trunk's sampler."""
+        self._read_clocks(report)
+        report.seconds += report.final_seconds
+        report.cpu_seconds += report.final_cpu_seconds
+        self._since = time.perf_counter(), time.process_time()
+        samplers = self._samplers()
+        place = self._trunk_place(samplers)
+        assert place is not None  # there is no level without it
+        report.given_up, report.given_up_epochs = report.winner, len(self.train_loss_dict)
+        report.winner, report.level = report.samplers[place], None
+        report.chosen, report.options = samplers[place][0].name, samplers[place][1]
+        getLogger().info(given_up_line(report))
+        self._use(self._chosen(report, samplers))
+        self._begin_again()
 
     def _read_clocks(self, report: SearchReport) -> None:
         started, cpu_started = self._since
@@ -271,13 +336,17 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         weights: Options | None,
         valid_data: Any,
         report: SearchReport,
-    ) -> tuple[Contender, int]:
+    ) -> tuple[Contender, Contender | None, int]:
         """Train the samplers at ``places`` in rounds of equal shares of the budget, with as many epochs for each, and
         drop the worse half after each round. ``random`` and ``gradient`` have a single round. The baselines start each
         sampler from the beginning, the finalists start where the trunk ends.
+
+        Returns:
+            The winner, the one with the trunk's sampler where there is one, and the work.
         """
+        assert self._beginning is not None
         start: Options = {
-            "model": weights if weights is not None else self._start,
+            "model": weights if weights is not None else self._beginning[0],
             "loader": None,
             "optimizer": None,
             "random": random_state(),
@@ -299,13 +368,13 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             spent += self._round(alive, (budget - spent) / (len(sizes) - n), valid_data, rounded_up=early)
         report.finalists = {contender.name: contender.score for contender in contenders}
         report.contender_epochs = {contender.name: contender.epochs for contender in contenders}
+        trunk_place = self._trunk_place(samplers) if self._has_trunk else None
+        of_the_trunk = contenders[places.index(trunk_place)] if trunk_place is not None else None
         if report.kind == "gradient":
             for at, contender in zip(places, contenders, strict=True):
                 contender.p = report.trajectory[-1][at]
-            trunk_place = self._trunk_place(samplers)
-            of_the_trunk = contenders[places.index(trunk_place)] if trunk_place is not None else None
-            return most_probable_of_the_best(contenders, of_the_trunk), spent
-        return max(alive, key=lambda contender: contender.score), spent
+            return most_probable_of_the_best(contenders, of_the_trunk), of_the_trunk, spent
+        return max(alive, key=lambda contender: contender.score), of_the_trunk, spent
 
     @property
     def _has_trunk(self) -> bool:
@@ -386,9 +455,14 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         """``valid_metric``, larger is better, over the validation users who did not steer."""
         return float(self._selection_values(valid_data).mean())
 
-    def _selection_values(self, valid_data: Any) -> Values:
-        """``valid_metric`` of each validation user who did not steer, larger is better; of all without steering."""
-        self.evaluate(valid_data, load_best_model=False, show_progress=False)
+    def _selection_values(self, valid_data: Any | None) -> Values:
+        """``valid_metric`` of each validation user who did not steer, larger is better; of all without steering.
+
+        Args:
+            valid_data: To evaluate on; None takes the evaluation before.
+        """
+        if valid_data is not None:
+            self.evaluate(valid_data, load_best_model=False, show_progress=False)
         last: Any = getattr(self, "last_evaluation", None)
         if last is None:
             raise ConfigError(
@@ -396,8 +470,8 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             )
         group = group_of(self.valid_metric)
         values: Values = last.per_user[group][self.valid_metric.removeprefix(f"{group}_")]
-        if self._steering is not None:
-            values = values[np.isin(last.users[group], self._steering.selecting_users.cpu().numpy())]
+        if self._selecting is not None:
+            values = values[np.isin(last.users[group], self._selecting)]
         if not len(values):
             raise ConfigError(
                 f"search: {self.valid_metric} has a value for none of the users who select; give eval_args a split "
@@ -426,19 +500,28 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         options = {"name": report.chosen, **report.options}
         return Drawing(*read_sampler(options), self._base, self._new_pools())
 
-    def _take_up(self, found: Options, train_data: Any) -> SearchReport:
+    def _steer_by(self, valid_data: Any) -> None:
+        """Divide the validation users into those who steer the probabilities and those who select."""
+        config, held = self.config, valid_data._dataset.inter_feat
+        self._steering = Steering(
+            held[self.model.USER_ID],
+            held[self.model.ITEM_ID],
+            self._pools.again(config["seed"]),
+            batch_size=config["steering_batch_size"],
+            pool_size=config["steering_pool"],
+            seed=config["seed"],
+        )
+        self._selecting = self._steering.selecting_users.cpu().numpy()
+
+    def _take_up(self, found: Options, train_data: Any, valid_data: Any) -> SearchReport:
         """Go on with what a search found before the run was cut off."""
         self._know(train_data)
+        if found["kind"] == "gradient":
+            self._steer_by(valid_data)
+            self._steering = None
         self.search_report = report = SearchReport(**found)
         self._use(self._chosen(report, self._samplers()))
         return report
-
-    def _forget_search(self) -> None:
-        """Leave nothing of the search in the training that follows."""
-        del self._start, self._new_optimizer
-        self._steering = None
-        self.cur_step, self.best_valid_result = 0, None
-        self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
 
     def _samplers(self) -> list[tuple[Sampler, Options]]:
         given = [read_sampler(with_pool(value, self.config["pool"])) for value in self.config["samplers"]]
@@ -478,7 +561,8 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         """Set the model's weights, and the optimiser's state; None for one that has not made a step."""
         self.model.load_state_dict(weights)
         # Not a new object: a run that is continued knows its optimiser by identity.
-        self.optimizer.load_state_dict(copy.deepcopy(optimizer if optimizer is not None else self._new_optimizer))
+        assert self._beginning is not None
+        self.optimizer.load_state_dict(copy.deepcopy(optimizer if optimizer is not None else self._beginning[1]))
 
     def _show(self, report: SearchReport) -> None:
         if share_of(self.config)[0]:
@@ -542,9 +626,11 @@ def report_lines(report: SearchReport) -> list[str]:
             f"[Search] compared on validation: {name} {score:.4f} after {report.contender_epochs[name]} epochs"
             + (f", the first {report.trunk_epochs} shared" if report.trunk_epochs else "")
         )
-    best = max(report.finalists, key=report.finalists.__getitem__, default="")
-    if report.kind == "gradient" and report.winner not in ("", best):
-        lines.append(f"[Search] {report.winner} is not significantly behind {best}, and more probable")
+    best, won = max(report.finalists, key=report.finalists.__getitem__, default=""), report.given_up or report.winner
+    if report.kind == "gradient" and won not in ("", best):
+        lines.append(f"[Search] {won} is not significantly behind {best}, and more probable")
+    if report.given_up:
+        lines.append(given_up_line(report))
     lines.append(f"[Search] chosen for {report.base_model}: {report.chosen} {report.options}")
     if report.gradient_work + report.comparison_work:
         lines.append(
@@ -557,3 +643,12 @@ def report_lines(report: SearchReport) -> list[str]:
         f"({report.final_epochs} epochs) of training with {report.chosen}"
     )
     return lines
+
+
+def given_up_line(report: SearchReport) -> str:
+    """Why the winner of the comparison was not kept."""
+    level = report.finalists[report.winner]
+    return (
+        f"[Search] {report.given_up} given up: trained from the beginning it reached {report.reached:.4f}, "
+        f"{report.winner} had {level:.4f} in the comparison; {report.winner} is trained in its place"
+    )

@@ -17,7 +17,7 @@ from recbole_oov.cli import main
 from recbole_oov.errors import ConfigError
 from recbole_oov.sampler import NegativePools
 from recbole_oov.sampler.work import dns_epoch
-from recbole_oov.trainer.autosample import AutoSampleTrainer
+from recbole_oov.trainer.autosample import AutoSampleTrainer, report_lines
 
 RANDOM = "{'split': {'RS': [0.8, 0.1, 0.1]}, 'order': 'RO', 'group_by': 'user', 'mode': 'full'}"
 SEARCH = {
@@ -140,8 +140,7 @@ def work_of(data_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, **more
         trainer.evaluate = lambda *a, **k: (evaluations.append(1), own(*a, **k))[1]
         if model == "AutoSample":
             trainer.remember(experiment.train_data, experiment.valid_data)
-            trainer._start = trainer._weights()
-            trainer._new_optimizer = trainer.optimizer.state_dict()
+            trainer._note_beginning()
             trainer.search(experiment.train_data, experiment.valid_data)
         else:
             trainer.fit(experiment.train_data, experiment.valid_data, saved=False, show_progress=False)
@@ -261,16 +260,82 @@ def test_nothing_behind_the_trunk_s_own_sampler_wins(
     assert experiment.trainer.search_report.winner == trunk
 
 
+@pytest.fixture
+def easiest(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A search that ends on a sampler of the items that need no learning, from weights that dns has trained."""
+    from recbole_oov.sampler import choice
+    from recbole_oov.trainer import autosample
+
+    choice.get_sampler("dns")
+    monkeypatch.setattr(choice, "_samplers", dict(choice._samplers))
+    choice.register_sampler("easiest", pool=4)(lambda batch: choice.Choice(batch.scores.argmin(dim=1)))
+    monkeypatch.setattr(
+        autosample,
+        "most_probable_of_the_best",
+        lambda contenders, of_the_trunk: next(c for c in contenders if c.name == "easiest"),
+    )
+    return {"base_model": "BPR", **SEARCH, "samplers": "[dns, easiest]", "search_budget": 60, "epochs": 40}
+
+
+def test_a_winner_that_ends_below_the_trunk_s_level_is_given_up(data_path: Path, easiest: dict[str, Any]) -> None:
+    epochs: list[int] = []
+    experiment = runner.prepare("AutoSample", "circles", config_dict=options(data_path, **easiest), argv=[])
+    trainer = experiment.trainer
+    best, _ = trainer.fit(
+        experiment.train_data, experiment.valid_data, show_progress=False, callback_fn=lambda at, _: epochs.append(at)
+    )
+    report = trainer.search_report
+    assert report.given_up == "easiest" and report.winner == report.chosen == "dns" and report.options["pool"] == 4
+    assert report.reached < report.finalists["dns"]
+    assert report.given_up_epochs + report.final_epochs == len(epochs) and epochs.count(0) == 2
+    assert report.seconds > report.gradient_seconds + report.comparison_seconds, (
+        "what was given up counts to the search"
+    )
+    assert [line for line in report_lines(report) if "easiest given up: trained from the beginning it reached" in line]
+    result = trainer.evaluate(experiment.test_data, load_best_model=True, show_progress=False)
+    single = {"saved": True, "sampler": {"name": "dns", "pool": 4}, "epochs": 40}
+    alone, expected = train(data_path, "BPR", **single)
+    assert result == expected and best == alone.trainer.best_valid_score
+    # Too short a training comes up to nothing, and says nothing of the sampler.
+    experiment, _ = train(data_path, "AutoSample", **{**easiest, "epochs": 2})
+    assert experiment.trainer.search_report.winner == "easiest"
+
+
+@pytest.mark.parametrize("of_the_second", [False, True])
+def test_a_run_that_gives_its_winner_up_can_be_continued(
+    data_path: Path, easiest: dict[str, Any], of_the_second: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, result = train(data_path, "AutoSample", saved=True, **easiest)
+    stock, begun = AutoSampleTrainer._train_epoch, []
+
+    def cut_off(self: Any, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        begun.append(epoch_idx)
+        if epoch_idx == 3 and begun.count(3) == 1 + of_the_second:
+            raise KeyboardInterrupt
+        return stock(self, train_data, epoch_idx, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoSampleTrainer, "_train_epoch", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            train(data_path, "AutoSample", saved=True, **easiest)
+    torch.rand(7)  # a new process begins elsewhere
+    resumed, again = train(data_path, "AutoSample", saved=True, resume=True, **easiest)
+    assert again == result and resumed.trainer.search_report.given_up == "easiest"
+    assert resumed.trainer.train_loss_dict == expected.trainer.train_loss_dict
+    for name, weights in expected.model.state_dict().items():
+        assert torch.equal(weights, resumed.model.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("initialisation", ["rewind", "warm"])
 def test_the_final_training_may_start_from_the_search(
     data_path: Path, initialisation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts = []
-    stock = AutoSampleTrainer._forget_search
+    stock = AutoSampleTrainer._begin_again
     monkeypatch.setattr(
         AutoSampleTrainer,
-        "_forget_search",
-        lambda self: (starts.append((self._start, self._weights())), stock(self))[1],
+        "_begin_again",
+        lambda self, weights: (stock(self, weights), starts.append((self._beginning[0], self._weights()))),
     )
     train(data_path, "AutoSample", base_model="BPR", initialisation=initialisation, **SEARCH)
     before, after = starts[0]

@@ -349,6 +349,10 @@ def test_the_most_probable_wins_among_those_that_validation_cannot_tell_apart() 
     assert most_probable_of_the_best([far, near, best, own], own).name == "near"
     assert most_probable_of_the_best([far, near, best], best).name == "best"
     assert most_probable_of_the_best([own, level], own).name == "level"
+    # Of the trunk's own it is known what it reaches: another one that is level goes before it, however probable it is.
+    own.p = 0.9
+    assert most_probable_of_the_best([own, level], own).name == "level"
+    assert most_probable_of_the_best([own, far], own).name == "own"
 
 
 def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None:
