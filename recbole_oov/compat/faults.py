@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import wraps
 from pathlib import Path
@@ -39,6 +40,20 @@ def collector_counts(collector: Any, put: Put) -> None:
         return struct
 
     put(collector.Collector, "get_data_struct", get_data_struct)
+
+
+@fix(
+    "recbole.utils.utils",
+    symptom="FileExistsError: File exists: './log/LightGCN', where two runs of a model begin at the same moment",
+    since="RecBole",
+)
+def folders_made_twice(utils: Any, put: Put) -> None:
+    """``ensure_dir`` looks whether a folder is there and then makes it; another process may have made it in between."""
+
+    def makedirs(path: Any) -> None:
+        os.makedirs(path, exist_ok=True)
+
+    put(utils, "os", Overlay(os, makedirs=makedirs))
 
 
 @fix(

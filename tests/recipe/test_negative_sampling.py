@@ -15,6 +15,8 @@ import recbole_oov
 from recbole_oov import runner
 from recbole_oov.cli import main
 from recbole_oov.errors import ConfigError
+from recbole_oov.report.cells import Cell
+from recbole_oov.report.measure import run_cell
 from recbole_oov.sampler import NegativePools
 from recbole_oov.sampler.work import dns_epoch
 from recbole_oov.trainer.autosample import AutoSampleTrainer, report_lines
@@ -299,6 +301,16 @@ def test_a_winner_that_ends_below_the_trunk_s_level_is_given_up(data_path: Path,
     # Too short a training comes up to nothing, and says nothing of the sampler.
     experiment, _ = train(data_path, "AutoSample", **{**easiest, "epochs": 2})
     assert experiment.trainer.search_report.winner == "easiest"
+
+
+def test_the_row_of_a_search_that_gave_up_is_of_the_last_training(
+    data_path: Path, easiest: dict[str, Any], tmp_path: Path
+) -> None:
+    given = {**options(data_path, **easiest), "seed": 2020}
+    row = run_cell(Cell("search", "AutoSample", "circles", given, measure="users"), tmp_path)
+    assert row["search"]["given_up"] == "easiest"
+    assert [epoch for epoch, _ in row["valid_scores"]] == list(range(row["epochs"]))
+    assert row["best_valid"] == pytest.approx(max(score for _, score in row["valid_scores"]), abs=1e-6)
 
 
 @pytest.mark.parametrize("of_the_second", [False, True])

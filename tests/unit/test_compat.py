@@ -351,6 +351,16 @@ def item_vectors_are_unpickled(folder: Path) -> bool:
     return (folder / "ran").exists()
 
 
+def folder_made_in_between_is_an_error(folder: Path) -> bool:
+    from recbole.utils import ensure_dir
+
+    ensure_dir(str(folder / "new" / "one"))
+    assert (folder / "new" / "one").is_dir()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("os.path.exists", lambda path: False)  # as it was a moment before
+        return fails(lambda: ensure_dir(str(folder)), FileExistsError)
+
+
 SYMPTOMS: dict[str, Callable[[Any, Path], bool]] = {
     "numpy_aliases": lambda config, tmp_path: aliases_missing(),
     "sorted_interactions": lambda config, tmp_path: sorting_warns(),
@@ -361,6 +371,7 @@ SYMPTOMS: dict[str, Callable[[Any, Path], bool]] = {
         partial(fresh_quick_start, tmp_path, "raise AttributeError('no np.bool8')"), AttributeError
     ),
     "collector_counts": lambda config, tmp_path: fails(collected().get_data_struct, AttributeError),
+    "folders_made_twice": lambda config, tmp_path: folder_made_in_between_is_an_error(tmp_path),
     "download_barrier": lambda config, tmp_path: fails(
         lambda: dataset_module.Dataset._download(SimpleNamespace(config={"local_rank": 1})), ValueError
     ),
