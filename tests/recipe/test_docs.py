@@ -277,5 +277,11 @@ def test_the_readme_s_tables_are_the_published_ones() -> None:
         published = (DOCS / "results" / name / "table.md").read_text(encoding="utf-8")
         numbers = re.findall(r"0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]", table.replace("*", ""))
         assert len(numbers) == n and all(number in published for number in numbers)
+    (table,) = re.findall(r"^\| model \| Recall@10 \|.*\n(?:\|.*\n)+", readme, re.MULTILINE)
+    published = (
+        (DOCS / "results" / "llmrec" / "table.md").read_text(encoding="utf-8").partition("## ml-100k ablation")[0]
+    )
+    numbers = re.findall(r"0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]", table)
+    assert len(numbers) == 24 and all(number in published for number in numbers)
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", readme)
     assert pictures and all((ROOT / picture).stat().st_size > 1_000 for picture in pictures)
