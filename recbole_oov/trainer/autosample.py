@@ -31,7 +31,7 @@ from torch import Tensor
 
 from recbole_oov.errors import ConfigError
 from recbole_oov.evaluation.groups import group_of
-from recbole_oov.processes import from_all, share_of, sum_of_all
+from recbole_oov.processes import from_all, from_first, share_of, sum_of_all
 from recbole_oov.randomness import random_state, set_random_state
 from recbole_oov.sampler.base_models import BaseModel, base_model_of, check_learns_from_negatives
 from recbole_oov.sampler.choice import Sampler, get_sampler
@@ -58,7 +58,8 @@ class SearchReport:
         winner: What the chosen sampler is called among the candidates, which may be several of its kind.
         level: What the trunk's sampler reached in the comparison, where another one won; None where there is nothing to
             come up to.
-        reached: The best of the final training on the validation users who select; None before it was evaluated.
+        reached: The best that the winner of the comparison had in the final training, on the validation users who
+            select; None where there is nothing to come up to.
         given_up: The winner of the comparison, where it ended below ``level`` and the trunk's sampler was trained
             instead. Its training counts to the search.
     """
@@ -131,12 +132,13 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
             report.seconds, report.cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
         # Of a run that is continued, the clocks go on from where they stood.
         self._since = time.perf_counter() - report.final_seconds, time.process_time() - report.final_cpu_seconds
+        if report.level is None:
+            self._beginning = None
         rest = (train_data, valid_data, verbose, saved, show_progress, callback_fn)
         fitted = super().fit(*rest)
-        if self._fell_short(report):
+        if from_first(self.config, self._fell_short(report)):
             self._give_up(report)
             fitted = super().fit(*rest)
-        self._beginning = None
         self._read_clocks(report)
         report.final_epochs = len(self.train_loss_dict)
         self._show(report)
@@ -233,7 +235,10 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         return evaluated
 
     def _fell_short(self, report: SearchReport) -> bool:
-        """Whether the winner, trained for as long as the comparison at least, is below the trunk's sampler there."""
+        """Whether the winner is below what the trunk's sampler had in the comparison.
+
+        Where it may not be trained for as many epochs as there, it is not known.
+        """
         if report.level is None or report.reached is None:
             return False
         return self.epochs >= report.contender_epochs[report.winner] and report.reached < report.level
@@ -250,9 +255,12 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         report.given_up, report.given_up_epochs = report.winner, len(self.train_loss_dict)
         report.winner, report.level = report.samplers[place], None
         report.chosen, report.options = samplers[place][0].name, samplers[place][1]
-        getLogger().info(given_up_line(report))
         self._use(self._chosen(report, samplers))
         self._begin_again()
+        self._beginning = None
+        if getattr(self, "_recording", False):
+            # The first epoch overwrites the best model of the training that was given up: from here the run goes on.
+            self._save_progress(0)
 
     def _read_clocks(self, report: SearchReport) -> None:
         started, cpu_started = self._since
@@ -649,6 +657,6 @@ def given_up_line(report: SearchReport) -> str:
     """Why the winner of the comparison was not kept."""
     level = report.finalists[report.winner]
     return (
-        f"[Search] {report.given_up} given up: trained from the beginning it reached {report.reached:.4f}, "
-        f"{report.winner} had {level:.4f} in the comparison; {report.winner} is trained in its place"
+        f"[Search] {report.given_up} given up: its own training reached {report.reached:.4f}, {report.winner} had "
+        f"{level:.4f} in the comparison and was trained in its place"
     )

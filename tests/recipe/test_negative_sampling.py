@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -279,21 +280,35 @@ def easiest(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"base_model": "BPR", **SEARCH, "samplers": "[dns, easiest]", "search_budget": 60, "epochs": 40}
 
 
-def test_a_winner_that_ends_below_the_trunk_s_level_is_given_up(data_path: Path, easiest: dict[str, Any]) -> None:
+def test_a_winner_that_ends_below_the_trunk_s_level_is_given_up(
+    data_path: Path, easiest: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     epochs: list[int] = []
+    clock: list[float] = []
+    counted: list[float] = []
+    stock = AutoSampleTrainer._give_up
+
+    def give_up(self: Any, report: Any) -> None:
+        clock.append(time.perf_counter())
+        before = report.seconds
+        stock(self, report)
+        counted.append(report.seconds - before)
+
+    def evaluated(epoch: int, score: float) -> None:
+        epochs.append(epoch)
+        clock.append(time.perf_counter())
+
+    monkeypatch.setattr(AutoSampleTrainer, "_give_up", give_up)
     experiment = runner.prepare("AutoSample", "circles", config_dict=options(data_path, **easiest), argv=[])
     trainer = experiment.trainer
-    best, _ = trainer.fit(
-        experiment.train_data, experiment.valid_data, show_progress=False, callback_fn=lambda at, _: epochs.append(at)
-    )
+    best, _ = trainer.fit(experiment.train_data, experiment.valid_data, show_progress=False, callback_fn=evaluated)
     report = trainer.search_report
     assert report.given_up == "easiest" and report.winner == report.chosen == "dns" and report.options["pool"] == 4
     assert report.reached < report.finalists["dns"]
     assert report.given_up_epochs + report.final_epochs == len(epochs) and epochs.count(0) == 2
-    assert report.seconds > report.gradient_seconds + report.comparison_seconds, (
-        "what was given up counts to the search"
-    )
-    assert [line for line in report_lines(report) if "easiest given up: trained from the beginning it reached" in line]
+    of_the_first = clock[report.given_up_epochs] - clock[0]
+    assert len(counted) == 1 and counted[0] > of_the_first > 0, "what was given up counts to the search"
+    assert [line for line in report_lines(report) if "easiest given up: its own training reached" in line]
     result = trainer.evaluate(experiment.test_data, load_best_model=True, show_progress=False)
     single = {"saved": True, "sampler": {"name": "dns", "pool": 4}, "epochs": 40}
     alone, expected = train(data_path, "BPR", **single)
@@ -313,29 +328,49 @@ def test_the_row_of_a_search_that_gave_up_is_of_the_last_training(
     assert row["best_valid"] == pytest.approx(max(score for _, score in row["valid_scores"]), abs=1e-6)
 
 
-@pytest.mark.parametrize("of_the_second", [False, True])
+@pytest.mark.parametrize(("cut_at", "of_the_second"), [(3, False), (3, True), (0, True)])
 def test_a_run_that_gives_its_winner_up_can_be_continued(
-    data_path: Path, easiest: dict[str, Any], of_the_second: bool, monkeypatch: pytest.MonkeyPatch
+    data_path: Path,
+    easiest: dict[str, Any],
+    cut_at: int,
+    of_the_second: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected, result = train(data_path, "AutoSample", saved=True, **easiest)
+    expected.trainer.forget_progress()
+    report = expected.trainer.search_report
     stock, begun = AutoSampleTrainer._train_epoch, []
 
     def cut_off(self: Any, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
         begun.append(epoch_idx)
-        if epoch_idx == 3 and begun.count(3) == 1 + of_the_second:
+        loss = stock(self, train_data, epoch_idx, *args, **kwargs)
+        if epoch_idx == cut_at and begun.count(cut_at) == 1 + of_the_second:
             raise KeyboardInterrupt
-        return stock(self, train_data, epoch_idx, *args, **kwargs)
+        return loss
 
     with monkeypatch.context() as patch:
         patch.setattr(AutoSampleTrainer, "_train_epoch", cut_off)
         with pytest.raises(KeyboardInterrupt):
             train(data_path, "AutoSample", saved=True, **easiest)
-    torch.rand(7)  # a new process begins elsewhere
-    resumed, again = train(data_path, "AutoSample", saved=True, resume=True, **easiest)
+        torch.rand(7)  # a new process begins elsewhere
+        begun.clear()
+        begun.extend([cut_at] * 9)  # no further cut
+        resumed, again = train(data_path, "AutoSample", saved=True, resume=True, **easiest)
+    both = report.given_up_epochs + report.final_epochs
+    done = cut_at + (report.given_up_epochs if of_the_second else 0)
+    assert len(begun) - 9 == both - done, "what was done is not done again"
     assert again == result and resumed.trainer.search_report.given_up == "easiest"
     assert resumed.trainer.train_loss_dict == expected.trainer.train_loss_dict
     for name, weights in expected.model.state_dict().items():
         assert torch.equal(weights, resumed.model.state_dict()[name]), name
+
+
+def test_what_is_trained_in_the_place_of_another_starts_at_the_beginning(
+    data_path: Path, easiest: dict[str, Any]
+) -> None:
+    experiment, result = train(data_path, "AutoSample", saved=True, initialisation="warm", **easiest)
+    assert experiment.trainer.search_report.given_up == "easiest"
+    assert result == train(data_path, "BPR", saved=True, sampler={"name": "dns", "pool": 4}, epochs=40)[1]
 
 
 @pytest.mark.parametrize("initialisation", ["rewind", "warm"])
