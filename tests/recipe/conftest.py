@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Early: it imports ray, which closes all log handlers that there are, and with absl's one what pytest captures.
+import recbole.quick_start  # noqa: F401
+
 from recbole_oov.testing import two_circles, write_atomic
 
 
