@@ -18,7 +18,6 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
 from logging import getLogger
 from typing import Any
 
@@ -43,56 +42,12 @@ from recbole_oov.sampler.search import Architecture, Shares, Steering, gradient_
 from recbole_oov.sampler.work import dns_epoch
 from recbole_oov.trainer.pool_sampling import PoolSamplingMixin, PositiveLoader, positive_loader
 from recbole_oov.trainer.search_plot import save_plot
+from recbole_oov.trainer.search_report import SearchReport, report_lines
 
 Options = dict[str, Any]
 
 _OF_THE_TRUNK = 0.25
 """The part of the comparison's budget that trains the weights from which the finalists start."""
-
-
-@dataclass
-class SearchReport:
-    """What a search did, as it is logged, plotted and saved. Work is counted in epochs of DNS.
-
-    Attributes:
-        winner: What the chosen sampler is called among the candidates, which may be several of its kind.
-        level: What the trunk's sampler reached in the comparison, where another one won; None where there is nothing to
-            come up to.
-        reached: The best that the winner of the comparison had in the final training, on the validation users who
-            select; None where there is nothing to come up to.
-        given_up: The winner of the comparison, where it ended below ``level`` and the trunk's sampler was trained
-            instead. Its training counts to the search.
-    """
-
-    kind: str
-    base_model: str
-    samplers: list[str]
-    chosen: str = ""
-    winner: str = ""
-    options: Options = field(default_factory=dict)
-    trajectory: list[list[float]] = field(default_factory=list)
-    dropped: dict[str, int] = field(default_factory=dict)
-    finalists: dict[str, float] = field(default_factory=dict)
-    contender_epochs: dict[str, int] = field(default_factory=dict)
-    level: float | None = None
-    reached: float | None = None
-    given_up: str = ""
-    given_up_epochs: int = 0
-    search_epochs: int = 0
-    trunk_epochs: int = 0
-    gradient_work: float = 0.0
-    comparison_work: float = 0.0
-    gradient_seconds: float = 0.0
-    comparison_seconds: float = 0.0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    final_cpu_seconds: float = 0.0
-    final_seconds: float = 0.0
-    final_epochs: int = 0
-
-    def as_dict(self) -> Options:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 class AutoSampleTrainer(PoolSamplingMixin, Trainer):
@@ -224,7 +179,6 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         self.start_epoch, self.cur_step, self.best_valid_result = 0, 0, None
         self.best_valid_score = -np.inf if self.valid_metric_bigger else np.inf
         self.train_loss_dict: dict[int, Any] = {}
-        getattr(self, "_history", []).clear()
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
         evaluated = super()._valid_epoch(valid_data, show_progress)
@@ -258,9 +212,8 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
         self._use(self._chosen(report, samplers))
         self._begin_again()
         self._beginning = None
-        if getattr(self, "_recording", False):
-            # The first epoch overwrites the best model of the training that was given up: from here the run goes on.
-            self._save_progress(0)
+        if (note := getattr(self, "trains_anew", None)) is not None:
+            note()
 
     def _read_clocks(self, report: SearchReport) -> None:
         started, cpu_started = self._since
@@ -524,10 +477,10 @@ class AutoSampleTrainer(PoolSamplingMixin, Trainer):
     def _take_up(self, found: Options, train_data: Any, valid_data: Any) -> SearchReport:
         """Go on with what a search found before the run was cut off."""
         self._know(train_data)
-        if found["kind"] == "gradient":
+        self.search_report = report = SearchReport(**found)
+        if report.kind == "gradient" and report.level is not None:  # whose values it has to come up to
             self._steer_by(valid_data)
             self._steering = None
-        self.search_report = report = SearchReport(**found)
         self._use(self._chosen(report, self._samplers()))
         return report
 
@@ -614,49 +567,3 @@ def finalists(p: Sequence[float], n: int, always: int | None = None) -> list[int
     """
     order = sorted(range(len(p)), key=lambda at: (at != always, -p[at]))
     return sorted(order[:n])
-
-
-def report_lines(report: SearchReport) -> list[str]:
-    """The search as a small table, and its cost."""
-    lines = []
-    if report.trajectory:
-        width = max(22, *(len(name) for name in report.samplers))
-        epochs = sorted(
-            {*range(0, len(report.trajectory), max(1, len(report.trajectory) // 6)), len(report.trajectory) - 1}
-        )
-        lines.append("[Search] probabilities by epoch: " + " " * (width - 22) + "".join(f"{e:>7}" for e in epochs))
-        for at, name in enumerate(report.samplers):
-            row = "".join(f"{report.trajectory[epoch][at]:7.3f}" for epoch in epochs)
-            note = f"  dropped after epoch {report.dropped[name]}" if name in report.dropped else ""
-            lines.append(f"[Search]   {name:<{width}}{row}{note}")
-    for name, score in sorted(report.finalists.items(), key=lambda pair: -pair[1]):
-        lines.append(
-            f"[Search] compared on validation: {name} {score:.4f} after {report.contender_epochs[name]} epochs"
-            + (f", the first {report.trunk_epochs} shared" if report.trunk_epochs else "")
-        )
-    best, won = max(report.finalists, key=report.finalists.__getitem__, default=""), report.given_up or report.winner
-    if report.kind == "gradient" and won not in ("", best):
-        lines.append(f"[Search] {won} is not significantly behind {best}, and more probable")
-    if report.given_up:
-        lines.append(given_up_line(report))
-    lines.append(f"[Search] chosen for {report.base_model}: {report.chosen} {report.options}")
-    if report.gradient_work + report.comparison_work:
-        lines.append(
-            f"[Search] counted work, in epochs of dns: {report.gradient_work:.1f} for the probabilities, "
-            f"{report.comparison_work:.1f} for the comparison"
-        )
-    ratio = report.seconds / max(report.final_seconds, 1e-9)
-    lines.append(
-        f"[Search] cost: {report.seconds:.1f} s, {ratio:.2f} times the {report.final_seconds:.1f} s "
-        f"({report.final_epochs} epochs) of training with {report.chosen}"
-    )
-    return lines
-
-
-def given_up_line(report: SearchReport) -> str:
-    """Why the winner of the comparison was not kept."""
-    level = report.finalists[report.winner]
-    return (
-        f"[Search] {report.given_up} given up: its own training reached {report.reached:.4f}, {report.winner} had "
-        f"{level:.4f} in the comparison and was trained in its place"
-    )

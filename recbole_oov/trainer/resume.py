@@ -176,6 +176,15 @@ class ResumeMixin:
     def _roots(self) -> dict[str, Any]:
         return {**self._data, **self._owners}
 
+    def trains_anew(self) -> None:
+        """Note that a trainer begins at its first epoch once more, and that nothing before it counts.
+
+        The first epoch overwrites the best model of the training before: a run that is cut off goes on from here.
+        """
+        self._history.clear()
+        if self._recording:
+            self._save_progress(0)
+
     def forget_progress(self) -> None:
         """Remove the state of this run, which is complete."""
         if self._recording:

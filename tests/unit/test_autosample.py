@@ -22,7 +22,8 @@ from recbole_oov.sampler.contest import Contender, halving_sizes, most_probable_
 from recbole_oov.sampler.drawing import candidate_names, read_sampler
 from recbole_oov.sampler.mixture import Candidate, Mixture
 from recbole_oov.sampler.search import Architecture, Steering, gradient_products, hardest, sampled_softmax
-from recbole_oov.trainer.autosample import SearchReport, finalists, report_lines
+from recbole_oov.trainer.autosample import finalists
+from recbole_oov.trainer.search_report import SearchReport, report_lines
 
 CONFIG = {"LABEL_FIELD": "label"}
 
