@@ -226,7 +226,6 @@ RULES: dict[str, Rule] = {
     "mask_history": FLAG,
     "data_checks": one_of("error", "warn"),
     "sampler": NONE | _SAMPLER,
-    "trunk": _SAMPLER,
     "pool": NONE | whole(1),
     "search_budget": number(0, above=True),
     "search_epochs": whole(1),

@@ -14,10 +14,8 @@ from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
-from recbole_oov.config.reading import shown
 from recbole_oov.config.sampling import PAIRWISE_REMEDY, base_model_class, one_negative, trains_its_own_way
 from recbole_oov.errors import ConfigError
-from recbole_oov.evaluation.evaluator import has_user_values
 from recbole_oov.evaluation.item_blocks import BlockScorer
 from recbole_oov.model.block_scorer import of_embeddings
 
@@ -55,12 +53,7 @@ class AutoSample(GeneralRecommender):
                 problems.append(f"base_model: {base.__name__} needs a trainer of its own; {PAIRWISE_REMEDY}")
         except ConfigError as error:
             problems += error.errors
-        if not has_user_values(values["valid_metric"]):
-            problems.append(
-                f"valid_metric: {values['valid_metric']} has no value for each user, and a search compares users; "
-                f"take one of hits, such as NDCG@10"
-            )
-        if values["search"] not in (kinds := ("gradient", "comparison", "halving", "random", "mixture")):
+        if values["search"] not in (kinds := ("gradient", "lot", "halving", "random", "mixture")):
             problems.append(f"search: {values['search']!r} is not known; there are {', '.join(kinds)}")
         if values["initialisation"] not in ("scratch", "rewind", "warm"):
             problems.append(
@@ -80,16 +73,6 @@ class AutoSample(GeneralRecommender):
                 candidates.append(read_sampler(with_pool(sampler, values["pool"])))
             except ConfigError as error:
                 problems += [problem.replace("sampler", "samplers", 1) for problem in error.errors]
-        try:
-            trunk, options = read_sampler(with_pool(values["trunk"], values["pool"]))
-            same = [own for sampler, own in candidates if sampler.name == trunk.name]
-            if len(same) > 1 and options not in same:
-                problems.append(
-                    f"trunk: {shown(values['trunk'])} is more than one of samplers; say which, as in "
-                    f"{{name: {trunk.name}, pool: {same[0]['pool']}}}"
-                )
-        except ConfigError as error:
-            problems += [problem.replace("sampler", "trunk", 1) for problem in error.errors]
         names = candidate_names(candidates)
         if len(values["samplers"]) < 2:
             problems.append(f"samplers: {values['samplers']} must be at least two")
@@ -100,14 +83,8 @@ class AutoSample(GeneralRecommender):
                 f"steering_negatives: {values['steering_negatives']} is more than steering_pool, "
                 f"{values['steering_pool']}, which they are taken from; lower it or raise steering_pool"
             )
-        if values["search_budget"] < 4 * values["finalists"] and values["search"] == "gradient":
-            problems.append(
-                f"search_budget: {values['search_budget']} is less than four epochs for each of finalists: "
-                f"{values['finalists']}, half of which the probabilities may take; raise it or lower finalists"
-            )
         # Each of them is trained for an epoch at the least, in each round.
-        n, rounds = len(names), sum(halving_sizes(len(names)))
-        least = {"halving": rounds, "comparison": 1 + rounds, "random": min(values["finalists"], n)}
+        least = {"halving": sum(halving_sizes(len(names))), "random": min(values["finalists"], len(names))}
         if values["search_budget"] < least.get(values["search"], 0):
             problems.append(
                 f"search_budget: {values['search_budget']} is less than the {least[values['search']]} epochs that "

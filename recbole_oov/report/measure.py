@@ -88,18 +88,13 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     experiment = runner.prepare(cell.model, cell.dataset, config_dict=options, argv=[])
     trainer, config_hash = experiment.trainer, _config_hash(experiment)
     before, cpu_before = time.perf_counter(), time.process_time()
-    curve: list[tuple[int, float]] = []
-    scores: list[float] = []
-    seconds: list[float] = []
+    curves: list[list[tuple[int, float, float]]] = []
 
     def validated(epoch: int, score: float) -> None:
-        if curve and epoch <= curve[-1][0]:  # trained anew, as by a search that gave its first choice up
-            curve.clear()
-            scores.clear()
-            seconds.clear()
-        curve.append((epoch, round(float(score), 6)))
-        scores.append(float(score))
-        seconds.append(time.perf_counter() - (started if cell.measure == "ranks" else before))
+        if not curves or epoch <= curves[-1][-1][0]:  # trained anew, as by a search that trains two samplers
+            curves.append([])
+        since = time.perf_counter() - (started if cell.measure == "ranks" else before)
+        curves[-1].append((epoch, float(score), since))
 
     best, _ = trainer.fit(
         experiment.train_data,
@@ -113,6 +108,7 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     measured = _ranks(experiment, cell) if cell.measure == "ranks" else _users(experiment)
     tasks = {} if cell.refit else runner.task_results(experiment, show_progress=False)
     search = getattr(trainer, "search_report", None)
+    curve = curves[search.kept if search is not None else -1] if curves else []
     epochs = len(trainer.train_loss_dict)
     to_best = max(1, epochs - trainer.cur_step * max(1, trainer.eval_step))
     if cell.refit:
@@ -121,11 +117,11 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
         "seed": cell.options["seed"],
         "started": began,
         "best_valid": float(best),
-        "valid_scores": curve,
+        "valid_scores": [(epoch, round(score, 6)) for epoch, score, _ in curve],
         "epochs": epochs,
         "epochs_to_best": to_best,
         "train_seconds": round(trained - (started if cell.measure == "ranks" else before), 1),
-        **_to_best(scores, seconds, bigger=bool(experiment.config["valid_metric_bigger"])),
+        **_to_best(curve, bigger=bool(experiment.config["valid_metric_bigger"])),
         "train_cpu_seconds": round(cpu_trained - cpu_before, 1),
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(time.process_time() - cpu_started, 1),
@@ -148,12 +144,12 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     }
 
 
-def _to_best(scores: list[float], seconds: list[float], *, bigger: bool) -> dict[str, float]:
+def _to_best(curve: list[tuple[int, float, float]], *, bigger: bool) -> dict[str, float]:
     """Seconds until the best validation, of equal ones the last, as RecBole has it; nothing without one."""
-    if not scores:
+    if not curve:
         return {}
-    best = max(scores) if bigger else min(scores)
-    return {"seconds_to_best": round(max(s for s, score in zip(seconds, scores, strict=True) if score == best), 1)}
+    best = (max if bigger else min)(score for _, score, _ in curve)
+    return {"seconds_to_best": round(max(since for _, score, since in curve if score == best), 1)}
 
 
 def _throughput(trainer: Any) -> dict[str, float]:

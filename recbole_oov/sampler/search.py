@@ -242,7 +242,8 @@ def _gradient(loss: Any, parameters: Sequence[Tensor]) -> list[Tensor]:
 class Steering:
     """The validation rows that steer a search: those of half of the users with any, chosen by a seed.
 
-    The other half's users select. No validation row serves both. Rows of items without a training row steer nothing.
+    So half of the users by whom trained samplers are told apart have had no say in which are trained. Rows of items
+    without a training row steer nothing.
 
     Args:
         users, items: The validation rows. (n,)
@@ -263,8 +264,6 @@ class Steering:
         order = known[torch.randperm(len(known), generator=generator)]
         self.steering_users = order[: len(order) // 2].sort().values
         """Their rows steer. (n/2,)"""
-        self.selecting_users = order[len(order) // 2 :].sort().values
-        """Their rows select. (n/2,)"""
         # An item without a training row has its initial vector: no sampler could bring it forward.
         kept = torch.isin(users, self.steering_users) & (pools.counts[items.to(pools.device)].to(users.device) > 0)
         if not kept.any():

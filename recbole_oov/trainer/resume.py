@@ -185,6 +185,15 @@ class ResumeMixin:
         if self._recording:
             self._save_progress(0)
 
+    def goes_back(self, history: list[dict[str, Any]]) -> None:
+        """Note that what was trained since is dropped, and that these are the validations that count."""
+        self._history = list(history)
+
+    @property
+    def valid_history(self) -> list[dict[str, Any]]:
+        """The validations of this training: epoch, score and result of each."""
+        return list(self._history)
+
     def forget_progress(self) -> None:
         """Remove the state of this run, which is complete."""
         if self._recording:

@@ -9,17 +9,37 @@ Options = dict[str, Any]
 
 
 @dataclass
+class Training:
+    """One sampler trained from the beginning to the end.
+
+    Attributes:
+        name: What it is called among the candidates.
+        score: Its best validation, in the metric's own direction; None before one.
+        work: Counted, in epochs of dns.
+        work_at_validation: As of the latest one.
+        cut: Whether it was ended because the budget was spent, and it was not ahead.
+    """
+
+    name: str
+    score: float | None = None
+    epochs: int = 0
+    work: float = 0.0
+    work_at_validation: float = 0.0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    cut: bool = False
+
+
+@dataclass
 class SearchReport:
     """What a search did, as it is logged, plotted and saved. Work is counted in epochs of DNS.
 
     Attributes:
         winner: What the chosen sampler is called among the candidates, which may be several of its kind.
-        level: What the trunk's sampler reached in the comparison, where another one won; None where there is nothing to
-            come up to.
-        reached: The best that the winner of the comparison had in the final training, on the validation users who
-            select; None where there is nothing to come up to.
-        given_up: The winner of the comparison, where it ended below ``level`` and the trunk's sampler was trained
-            instead. Its training counts to the search.
+        line_up: The samplers to be trained to the end, in this order; the best of them is kept.
+        trainings: Those that have ended.
+        kept: Which of them is kept.
+        running: The one that goes on.
     """
 
     kind: str
@@ -32,12 +52,11 @@ class SearchReport:
     dropped: dict[str, int] = field(default_factory=dict)
     finalists: dict[str, float] = field(default_factory=dict)
     contender_epochs: dict[str, int] = field(default_factory=dict)
-    level: float | None = None
-    reached: float | None = None
-    given_up: str = ""
-    given_up_epochs: int = 0
+    line_up: list[str] = field(default_factory=list)
+    trainings: list[Training] = field(default_factory=list)
+    kept: int = 0
+    running: Training | None = None
     search_epochs: int = 0
-    trunk_epochs: int = 0
     gradient_work: float = 0.0
     comparison_work: float = 0.0
     gradient_seconds: float = 0.0
@@ -51,6 +70,19 @@ class SearchReport:
     def as_dict(self) -> Options:
         """Plain values, for JSON."""
         return asdict(self)
+
+    @classmethod
+    def of(cls, found: Options) -> SearchReport:
+        """Undo :meth:`as_dict`."""
+        report = cls(**found)
+        report.trainings = [Training(**own) for own in found["trainings"]]
+        report.running = Training(**found["running"]) if found["running"] else None
+        return report
+
+    @property
+    def others(self) -> list[Training]:
+        """The trainings that were not kept, which are part of the search."""
+        return [training for at, training in enumerate(self.trainings) if at != self.kept]
 
 
 def report_lines(report: SearchReport) -> list[str]:
@@ -69,18 +101,23 @@ def report_lines(report: SearchReport) -> list[str]:
     for name, score in sorted(report.finalists.items(), key=lambda pair: -pair[1]):
         lines.append(
             f"[Search] compared on validation: {name} {score:.4f} after {report.contender_epochs[name]} epochs"
-            + (f", the first {report.trunk_epochs} shared" if report.trunk_epochs else "")
         )
-    best, won = max(report.finalists, key=report.finalists.__getitem__, default=""), report.given_up or report.winner
-    if report.kind == "gradient" and won not in ("", best):
-        lines.append(f"[Search] {won} is not significantly behind {best}, and more probable")
-    if report.given_up:
-        lines.append(given_up_line(report))
+    if report.others:
+        for training in report.trainings:
+            how = ", where the budget ended, and not ahead" if training.cut else ""
+            lines.append(
+                f"[Search] trained to the end: {training.name} {training.score:.4f} on validation, "
+                f"{training.epochs} epochs{how}"
+            )
     lines.append(f"[Search] chosen for {report.base_model}: {report.chosen} {report.options}")
-    if report.gradient_work + report.comparison_work:
+    if report.kind != "mixture":
         lines.append(
             f"[Search] counted work, in epochs of dns: {report.gradient_work:.1f} for the probabilities, "
             f"{report.comparison_work:.1f} for the comparison"
+            + (
+                f", {sum(own.work for own in report.others):.1f} for what was trained and not kept"
+                * bool(report.others)
+            )
         )
     ratio = report.seconds / max(report.final_seconds, 1e-9)
     lines.append(
@@ -88,12 +125,3 @@ def report_lines(report: SearchReport) -> list[str]:
         f"({report.final_epochs} epochs) of training with {report.chosen}"
     )
     return lines
-
-
-def given_up_line(report: SearchReport) -> str:
-    """Why the winner of the comparison was not kept."""
-    level = report.finalists[report.winner]
-    return (
-        f"[Search] {report.given_up} given up: its own training reached {report.reached:.4f}, {report.winner} had "
-        f"{level:.4f} in the comparison and was trained in its place"
-    )
