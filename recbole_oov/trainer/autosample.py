@@ -43,6 +43,9 @@ from recbole_oov.trainer.several_trainings import SeveralTrainingsMixin
 
 Options = dict[str, Any]
 
+_PATIENCE_BEHIND = 0.5
+"""The share of ``stopping_step`` that a training has which is behind the best one before it."""
+
 
 class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
     """Trains AutoSample: search, then RecBole's loop with the sampler that was found.
@@ -184,15 +187,17 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
         report = self.search_report
         assert report is not None and report.running is not None
         running = report.running
+        running.waited += 1
         if running.score is None or self._better(score, running.score):
-            running.score = score
+            running.score, running.waited = score, 0
         since, running.work_at_validation = running.work - running.work_at_validation, running.work
-        # Another one until the next validation would be beyond the budget.
-        spent = bool(report.trainings) and self._spent(report) + since > self.config["search_budget"]
-        if spent and not self._better(running.score, report.trainings[report.kept].score):
-            # RecBole's loop ends where the score is below the best for longer than this.
-            running.cut, self.cur_step = True, self.stopping_step
-            self.best_valid_score = np.inf if self.valid_metric_bigger else -np.inf
+        if report.trainings and not self._better(running.score, report.trainings[report.kept].score):
+            # Another one until the next validation would be beyond the budget.
+            running.cut = self._spent(report) + since > self.config["search_budget"]
+            if running.cut or running.waited > self.stopping_step * _PATIENCE_BEHIND:
+                # RecBole's loop ends where the score is below the best for longer than this.
+                self.cur_step = self.stopping_step
+                self.best_valid_score = np.inf if self.valid_metric_bigger else -np.inf
         return score, result
 
     def _better(self, score: Any, than: Any) -> bool:

@@ -15,6 +15,7 @@ class Training:
     Attributes:
         name: What it is called among the candidates.
         score: Its best validation, in the metric's own direction; None before one.
+        waited: Validations since then.
         work: Counted, in epochs of dns.
         work_at_validation: As of the latest one.
         cut: Whether it was ended because the budget was spent, and it was not ahead.
@@ -22,6 +23,7 @@ class Training:
 
     name: str
     score: float | None = None
+    waited: int = 0
     epochs: int = 0
     work: float = 0.0
     work_at_validation: float = 0.0

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import recbole_oov
 from recbole_oov import runner
 from recbole_oov.cli import main
+from recbole_oov.compat import load_checkpoint
 from recbole_oov.errors import ConfigError
 from recbole_oov.report.cells import Cell
 from recbole_oov.report.measure import run_cell
 from recbole_oov.sampler import NegativePools
 from recbole_oov.sampler.work import dns_epoch
 from recbole_oov.trainer.autosample import AutoSampleTrainer
-from recbole_oov.trainer.search_report import report_lines
 
 RANDOM = "{'split': {'RS': [0.8, 0.1, 0.1]}, 'order': 'RO', 'group_by': 'user', 'mode': 'full'}"
 SEARCH = {
@@ -111,9 +109,8 @@ def test_the_search_ends_in_a_run_with_the_sampler_it_chose(data_path: Path, cap
     argv = [f"--{key}={value}" for key, value in options(data_path, **SEARCH).items()]
     assert main(["--model=AutoSample", "--dataset=circles", "--base_model=LightGCN", *argv]) == 0
     output = re.sub(r"\x1b\[[0-9;]*m", "", "".join(capfd.readouterr()))
-    assert re.search(r"\[Search\] probabilities by epoch", output) and re.search(
-        r"compared on validation: mixgcf", output
-    )
+    assert re.search(r"\[Search\] probabilities by epoch", output)
+    assert len(re.findall(r"\[Search\] trained to the end: \w+ 0\.\d+ on validation, \d+ epochs", output)) == 2
     chosen = re.search(r"chosen for LightGCN: (\w+)", output)
     assert chosen and chosen[1] in ("uniform", "dns", "mixgcf")
     assert re.search(r"\[Search\] cost: [\d.]+ s, [\d.]+ times", output) and "test result" in output
@@ -123,8 +120,8 @@ def test_the_search_ends_in_a_run_with_the_sampler_it_chose(data_path: Path, cap
 def test_from_scratch_the_result_is_that_of_the_chosen_sampler_alone(data_path: Path) -> None:
     searched, result = train(data_path, "AutoSample", base_model="BPR", saved=True, **SEARCH)
     report = searched.trainer.search_report
-    assert report.search_epochs == 2 and set(report.finalists) < {"uniform", "dns", "mixgcf"}
-    assert report.chosen in report.finalists
+    assert report.search_epochs == 2 and set(report.line_up) < {"uniform", "dns", "mixgcf"}
+    assert report.chosen in report.line_up
     assert report.cpu_seconds > 0 and report.final_epochs == 3
     _, alone = train(data_path, "BPR", saved=True, sampler={"name": report.chosen, **report.options})
     assert result == alone
@@ -142,59 +139,60 @@ def work_of(data_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, **more
         trainer, evaluations = experiment.trainer, []
         own = trainer.evaluate
         trainer.evaluate = lambda *a, **k: (evaluations.append(1), own(*a, **k))[1]
-        if model == "AutoSample":
-            trainer.remember(experiment.train_data, experiment.valid_data)
-            trainer._note_beginning()
-            trainer.search(experiment.train_data, experiment.valid_data)
-        else:
-            trainer.fit(experiment.train_data, experiment.valid_data, saved=False, show_progress=False)
+        trainer.fit(experiment.train_data, experiment.valid_data, saved=False, show_progress=False)
     return trainer, sum(base.work.total for base in bases), len(evaluations)
 
 
-@pytest.mark.parametrize("search", ["gradient", "comparison", "random", "halving"])
+@pytest.mark.parametrize("search", ["gradient", "lot", "random", "halving"])
 def test_a_search_costs_at_most_two_and_a_half_runs_of_dns(
     data_path: Path, search: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The default budget and all ten samplers against a run of DNS of 23 epochs, as it takes on ml-100k with BPR."""
+    """The default budget and all ten samplers against a run of DNS of 23 epochs, as it takes on ml-100k with BPR. What
+    is kept is trained once, and not part of the search."""
     sampler = {"name": "dns", "pool": 8}
     dns, one, n_evaluations = work_of(data_path, "BPR", monkeypatch, sampler=sampler, epochs=23, stopping_step=23)
     assert len(dns.train_loss_dict) == 23 and n_evaluations == 23
     rows = len(dns._positives.rows["user_id"])
     assert one == pytest.approx(23 * dns_epoch(rows, 8), rel=0.01), "what the budget calls an epoch of dns"
-    own = {"base_model": "BPR", "pool": 8, "search": search, "samplers": ALL}
-    trainer, cost, evaluations = work_of(data_path, "AutoSample", monkeypatch, **own)
-    assert cost <= 2.5 * one and evaluations <= 2.5 * n_evaluations
+    own = {"base_model": "BPR", "pool": 8, "search": search, "samplers": ALL, "epochs": 23, "stopping_step": 23}
+    trainer, total, evaluations = work_of(data_path, "AutoSample", monkeypatch, **own)
     report = trainer.search_report
+    kept = report.trainings[report.kept]
+    cost = total / dns_epoch(rows, 8) - kept.work
+    assert cost <= 2.5 * 23 and evaluations - kept.epochs <= 2.5 * n_evaluations
     assert len(report.samplers) == 10
-    assert report.gradient_work + report.comparison_work == pytest.approx(cost / dns_epoch(rows, 8), rel=0.01)
-    assert cost > 0.6 * 56 * dns_epoch(rows, 8), "the budget is used, by all searches alike"
+    others = sum(training.work for training in report.others)
+    assert report.gradient_work + report.comparison_work + others == pytest.approx(cost, rel=0.01)
+    assert cost > 0.6 * 56, "the budget is used, by all searches alike"
 
 
 def test_one_sampler_can_be_a_candidate_with_several_options(data_path: Path) -> None:
     """The easiest of all pools against one that finds what a user would click next: not the same run twice."""
     samplers = "[{name: dns, pool: 1}, {name: dns, pool: 8}]"
-    options = {**SEARCH, "samplers": samplers, "trunk": "{name: dns, pool: 8}"}
-    experiment, _ = train(data_path, "AutoSample", base_model="BPR", **options)
+    experiment, _ = train(data_path, "AutoSample", base_model="BPR", **{**SEARCH, "samplers": samplers})
     report, trainer = experiment.trainer.search_report, experiment.trainer
-    assert report.samplers == ["dns pool 1", "dns pool 8"] and len(set(report.finalists.values())) == 2
+    assert report.samplers == ["dns pool 1", "dns pool 8"]
+    assert sorted(report.line_up) == report.samplers and len({own.score for own in report.trainings}) == 2
     assert report.chosen == "dns" and report.options["pool"] in (1, 8)
     assert trainer.drawing.size == report.options["pool"]
 
 
-def test_a_comparison_alone_compares_all_from_the_trunk_and_learns_no_probabilities(data_path: Path) -> None:
-    options = {**SEARCH, "search": "comparison"}
-    experiment, _ = train(data_path, "AutoSample", base_model="BPR", **options)
-    report = experiment.trainer.search_report
-    assert report.trajectory == [] and report.gradient_work == 0 < report.comparison_work
-    assert set(report.finalists) == set(report.samplers) and report.trunk_epochs > 0
-    assert min(report.contender_epochs.values()) > report.trunk_epochs
+def test_without_probabilities_the_order_is_drawn_by_lot(data_path: Path) -> None:
+    orders = []
+    for seed in range(2020, 2025):
+        own = {**SEARCH, "samplers": ALL, "search": "lot", "seed": seed, "epochs": 1}
+        experiment, _ = train(data_path, "AutoSample", base_model="BPR", **own)
+        report = experiment.trainer.search_report
+        assert report.trajectory == [] and report.gradient_work == report.comparison_work == 0
+        orders.append(tuple(report.line_up))
+    assert len(set(orders)) > 1 and all(len(order) == 2 for order in orders)
 
 
 def test_what_a_candidate_reaches_does_not_depend_on_the_others(data_path: Path) -> None:
     """NeuMF has dropout: its random numbers are each candidate's own, whoever was trained before."""
     found = []
     for samplers in ("[dns, uniform, popularity]", "[popularity, dns, uniform]"):
-        search = {**SEARCH, "samplers": samplers, "search": "comparison", "search_budget": 24}
+        search = {**SEARCH, "samplers": samplers, "search": "random", "search_budget": 24, "finalists": 3}
         given = options(data_path, **search, base_model="NeuMF", dropout_prob=0.5)
         del given["embedding_size"]
         experiment = runner.prepare("AutoSample", "circles", config_dict=given, argv=[])
@@ -207,14 +205,8 @@ def test_a_search_that_cannot_keep_its_budget_says_so(data_path: Path, caplog: p
     samplers = "[{name: dns, pool: 1}, {name: dns, pool: 13}]"
     options = {**SEARCH, "samplers": samplers, "search": "halving", "search_budget": 2, "pool": 1}
     with caplog.at_level(logging.WARNING):
-        train(data_path, "AutoSample", base_model="BPR", trunk="uniform", **options)
+        train(data_path, "AutoSample", base_model="BPR", **options)
     assert "search_budget: 2, but the search did the work of" in caplog.text
-
-
-def test_the_trunk_s_pool_is_refused_before_the_search(data_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AutoSampleTrainer, "_gradient_search", lambda *_: pytest.fail("searched first"))
-    with pytest.raises(ConfigError, match="trunk pool: 5000 is more than the"):
-        train(data_path, "AutoSample", base_model="BPR", trunk="{name: dns, pool: 5000}", **SEARCH)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -234,110 +226,119 @@ def test_the_mixture_costs_no_search(data_path: Path) -> None:
     assert result and report.chosen == "mixture" and report.comparison_work == report.gradient_work == 0
 
 
-def test_the_finalists_start_where_the_trunk_ends(data_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    starts: list[Any] = []
-    stock = AutoSampleTrainer._advance
-
-    def advance(self: Any, contender: Any, epochs: int, valid_data: Any) -> int:
-        if valid_data is not None and not contender.values:
-            starts.append((contender.epochs, contender.state["model"]["base.item_embedding.weight"].clone()))
-        return stock(self, contender, epochs, valid_data)
-
-    monkeypatch.setattr(AutoSampleTrainer, "_advance", advance)
-    experiment, _ = train(data_path, "AutoSample", base_model="BPR", **{**SEARCH, "search_budget": 40})
-    epochs = experiment.trainer.search_report.trunk_epochs
-    assert epochs > 1 and [epoch for epoch, _ in starts] == [epochs, epochs]
-    assert torch.equal(starts[0][1], starts[1][1])
-
-
-@pytest.mark.parametrize("trunk", ["uniform", "dns"])
-def test_nothing_behind_the_trunk_s_own_sampler_wins(
-    data_path: Path, trunk: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # One of the two is the more probable, and neither is significantly behind the other.
-    values = {True: np.array([0.5, 0.45, 0.5, 0.5]), False: np.array([0.45, 0.5, 0.45, 0.5])}
-    monkeypatch.setattr(
-        AutoSampleTrainer, "_selection_values", lambda self, valid_data: values[self.drawing.sampler.name == trunk]
-    )
-    own = {**SEARCH, "samplers": "[uniform, dns]", "trunk": trunk}
-    experiment, _ = train(data_path, "AutoSample", base_model="BPR", **own)
-    assert experiment.trainer.search_report.winner == trunk
-
-
 @pytest.fixture
-def easiest(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A search that ends on a sampler of the items that need no learning, from weights that dns has trained."""
+def in_order(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A search whose candidates are trained in the order in which they are named; one is of no use."""
     from recbole_oov.sampler import choice
     from recbole_oov.trainer import autosample
 
     choice.get_sampler("dns")
     monkeypatch.setattr(choice, "_samplers", dict(choice._samplers))
     choice.register_sampler("easiest", pool=4)(lambda batch: choice.Choice(batch.scores.argmin(dim=1)))
-    monkeypatch.setattr(
-        autosample,
-        "most_probable_of_the_best",
-        lambda contenders, of_the_trunk: next(c for c in contenders if c.name == "easiest"),
-    )
-    return {"base_model": "BPR", **SEARCH, "samplers": "[dns, easiest]", "search_budget": 60, "epochs": 40}
+    monkeypatch.setattr(autosample, "most_probable_first", lambda p: list(range(len(p))))
+    return {"base_model": "BPR", **SEARCH, "search_budget": 200, "epochs": 25, "stopping_step": 6}
 
 
-def test_a_winner_that_ends_below_the_trunk_s_level_is_given_up(
-    data_path: Path, easiest: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+FIRST, SECOND = "[dns, easiest]", "[easiest, dns]"
+"""The better one is the first of these, the second of those."""
+
+
+@pytest.mark.parametrize("samplers", [FIRST, SECOND])
+def test_the_better_of_two_trainings_is_kept_whichever_was_first(
+    data_path: Path, in_order: dict[str, Any], samplers: str
 ) -> None:
     epochs: list[int] = []
-    clock: list[float] = []
-    counted: list[float] = []
-    stock = AutoSampleTrainer._give_up
-
-    def give_up(self: Any, report: Any) -> None:
-        clock.append(time.perf_counter())
-        before = report.seconds
-        stock(self, report)
-        counted.append(report.seconds - before)
-
-    def evaluated(epoch: int, score: float) -> None:
-        epochs.append(epoch)
-        clock.append(time.perf_counter())
-
-    monkeypatch.setattr(AutoSampleTrainer, "_give_up", give_up)
-    experiment = runner.prepare("AutoSample", "circles", config_dict=options(data_path, **easiest), argv=[])
+    own = options(data_path, **in_order, samplers=samplers)
+    experiment = runner.prepare("AutoSample", "circles", config_dict=own, argv=[])
     trainer = experiment.trainer
-    best, _ = trainer.fit(experiment.train_data, experiment.valid_data, show_progress=False, callback_fn=evaluated)
+    best, result = trainer.fit(
+        experiment.train_data, experiment.valid_data, show_progress=False, callback_fn=lambda e, _: epochs.append(e)
+    )
     report = trainer.search_report
-    assert report.given_up == "easiest" and report.winner == report.chosen == "dns" and report.options["pool"] == 4
-    assert report.reached < report.finalists["dns"]
-    assert report.given_up_epochs + report.final_epochs == len(epochs) and epochs.count(0) == 2
-    of_the_first = clock[report.given_up_epochs] - clock[0]
-    assert len(counted) == 1 and counted[0] > of_the_first > 0, "what was given up counts to the search"
-    assert [line for line in report_lines(report) if "easiest given up: its own training reached" in line]
-    result = trainer.evaluate(experiment.test_data, load_best_model=True, show_progress=False)
-    single = {"saved": True, "sampler": {"name": "dns", "pool": 4}, "epochs": 40}
-    alone, expected = train(data_path, "BPR", **single)
-    assert result == expected and best == alone.trainer.best_valid_score
-    # Too short a training comes up to nothing, and says nothing of the sampler.
-    experiment, _ = train(data_path, "AutoSample", **{**easiest, "epochs": 2})
-    assert experiment.trainer.search_report.winner == "easiest"
+    assert [training.name for training in report.trainings] == report.line_up == samplers.strip("[]").split(", ")
+    assert report.winner == report.chosen == "dns" and report.options["pool"] == 4
+    assert sum(training.epochs for training in report.trainings) == len(epochs) and epochs.count(0) == 2
+    (dropped,) = report.others
+    assert dropped.name == "easiest" and report.seconds > dropped.seconds > 0, "what is not kept counts to the search"
+    kept = report.trainings[report.kept]
+    assert report.final_seconds == kept.seconds and report.final_epochs == kept.epochs == len(trainer.train_loss_dict)
+    # All that is left of the run is what the chosen sampler alone leaves.
+    alone, expected = train(
+        data_path, "BPR", saved=True, sampler={"name": "dns", "pool": 4}, epochs=25, stopping_step=6
+    )
+    assert trainer.evaluate(experiment.test_data, load_best_model=True, show_progress=False) == expected
+    assert best == trainer.best_valid_score == alone.trainer.best_valid_score and dict(result) == dict(
+        alone.trainer.best_valid_result
+    )
+    assert trainer.train_loss_dict == alone.trainer.train_loss_dict and trainer.cur_step == alone.trainer.cur_step
+    assert [entry["valid_score"] for entry in trainer.valid_history] == [
+        entry["valid_score"] for entry in alone.trainer.valid_history
+    ]
+    own_file, other = (load_checkpoint(one.saved_model_file) for one in (trainer, alone.trainer))
+    assert own_file["epoch"] == other["epoch"] and own_file["cur_step"] == other["cur_step"]
+    for name, weights in other["state_dict"].items():
+        assert torch.equal(weights, own_file["state_dict"][f"base.{name}"]), name
+    for at, state in other["optimizer"]["state"].items():
+        assert torch.equal(state["exp_avg"], own_file["optimizer"]["state"][at]["exp_avg"])
 
 
-def test_the_row_of_a_search_that_gave_up_is_of_the_last_training(
-    data_path: Path, easiest: dict[str, Any], tmp_path: Path
+def test_without_a_checkpoint_the_better_one_s_latest_weights_are_kept(
+    data_path: Path, in_order: dict[str, Any]
 ) -> None:
-    given = {**options(data_path, **easiest), "seed": 2020}
-    row = run_cell(Cell("search", "AutoSample", "circles", given, measure="users"), tmp_path)
-    assert row["search"]["given_up"] == "easiest"
-    assert [epoch for epoch, _ in row["valid_scores"]] == list(range(row["epochs"]))
-    assert row["best_valid"] == pytest.approx(max(score for _, score in row["valid_scores"]), abs=1e-6)
+    both, result = train(data_path, "AutoSample", **in_order, samplers=FIRST)
+    alone, expected = train(data_path, "BPR", sampler={"name": "dns", "pool": 4}, epochs=25, stopping_step=6)
+    assert both.trainer.search_report.winner == "dns" and result == expected
+    assert torch.equal(both.model.base.item_embedding.weight, alone.model.item_embedding.weight)
 
 
+def test_one_that_is_not_ahead_where_the_budget_ends_is_given_up(data_path: Path, in_order: dict[str, Any]) -> None:
+    short = {**in_order, "samplers": FIRST, "search_budget": 20}
+    report = train(data_path, "AutoSample", **short)[0].trainer.search_report
+    first, second = report.trainings
+    assert report.winner == "dns" and not first.cut and second.cut and second.epochs < first.epochs
+    assert report.gradient_work + second.work <= 20
+    # One that is ahead by then is trained to its end, however long that takes.
+    short = {**in_order, "samplers": SECOND, "search_budget": 20}
+    report = train(data_path, "AutoSample", **short)[0].trainer.search_report
+    first, second = report.trainings
+    assert report.winner == "dns" and not second.cut and second.work > 20 - report.gradient_work
+
+
+def test_one_that_stays_behind_gets_half_the_patience(data_path: Path, in_order: dict[str, Any]) -> None:
+    report = train(data_path, "AutoSample", **in_order, samplers=FIRST)[0].trainer.search_report
+    _, second = report.trainings
+    assert not second.cut and second.waited == 4, "a stopping_step of 6 alone would wait for 7"
+
+
+def test_nothing_is_begun_when_the_budget_is_spent(data_path: Path, in_order: dict[str, Any]) -> None:
+    spent = {**in_order, "samplers": "[dns, easiest, uniform]", "search_budget": 14, "finalists": 3}
+    report = train(data_path, "AutoSample", **spent)[0].trainer.search_report
+    assert len(report.line_up) == 3 > len(report.trainings)
+
+
+def test_the_row_of_a_search_has_the_curve_of_what_was_kept(
+    data_path: Path, in_order: dict[str, Any], tmp_path: Path
+) -> None:
+    for samplers in (FIRST, SECOND):
+        given = {**options(data_path, **in_order, samplers=samplers), "seed": 2020}
+        row = run_cell(Cell("search", "AutoSample", "circles", given, measure="users"), tmp_path / samplers)
+        assert row["search"]["winner"] == "dns" and len(row["search"]["trainings"]) == 2
+        assert [epoch for epoch, _ in row["valid_scores"]] == list(range(row["epochs"]))
+        assert row["best_valid"] == pytest.approx(max(score for _, score in row["valid_scores"]), abs=1e-6)
+
+
+@pytest.mark.parametrize("samplers", [FIRST, SECOND])
 @pytest.mark.parametrize(("cut_at", "of_the_second"), [(3, False), (3, True), (0, True)])
-def test_a_run_that_gives_its_winner_up_can_be_continued(
+def test_a_run_with_several_trainings_can_be_continued(
     data_path: Path,
-    easiest: dict[str, Any],
+    in_order: dict[str, Any],
+    samplers: str,
     cut_at: int,
     of_the_second: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected, result = train(data_path, "AutoSample", saved=True, **easiest)
+    own = {**in_order, "samplers": samplers, "initialisation": "warm" if of_the_second else "scratch"}
+    expected, result = train(data_path, "AutoSample", saved=True, **own)
     expected.trainer.forget_progress()
     report = expected.trainer.search_report
     stock, begun, cuts = AutoSampleTrainer._train_epoch, [], []
@@ -353,25 +354,16 @@ def test_a_run_that_gives_its_winner_up_can_be_continued(
     with monkeypatch.context() as patch:
         patch.setattr(AutoSampleTrainer, "_train_epoch", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            train(data_path, "AutoSample", saved=True, **easiest)
+            train(data_path, "AutoSample", saved=True, **own)
         torch.rand(7)  # a new process begins elsewhere
         begun.clear()
-        resumed, again = train(data_path, "AutoSample", saved=True, resume=True, **easiest)
-    both = report.given_up_epochs + report.final_epochs
-    done = cut_at + (report.given_up_epochs if of_the_second else 0)
-    assert len(begun) == both - done, "what was done is not done again"
-    assert again == result and resumed.trainer.search_report.given_up == "easiest"
+        resumed, again = train(data_path, "AutoSample", saved=True, resume=True, **own)
+    first, second = (training.epochs for training in report.trainings)
+    assert len(begun) == first + second - cut_at - first * of_the_second, "what was done is not done again"
+    assert again == result and resumed.trainer.search_report.winner == report.winner
     assert resumed.trainer.train_loss_dict == expected.trainer.train_loss_dict
     for name, weights in expected.model.state_dict().items():
         assert torch.equal(weights, resumed.model.state_dict()[name]), name
-
-
-def test_what_is_trained_in_the_place_of_another_starts_at_the_beginning(
-    data_path: Path, easiest: dict[str, Any]
-) -> None:
-    experiment, result = train(data_path, "AutoSample", saved=True, initialisation="warm", **easiest)
-    assert experiment.trainer.search_report.given_up == "easiest"
-    assert result == train(data_path, "BPR", saved=True, sampler={"name": "dns", "pool": 4}, epochs=40)[1]
 
 
 @pytest.mark.parametrize("initialisation", ["rewind", "warm"])
@@ -379,15 +371,16 @@ def test_the_final_training_may_start_from_the_search(
     data_path: Path, initialisation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts = []
-    stock = AutoSampleTrainer._begin_again
+    stock = AutoSampleTrainer.begin_again
     monkeypatch.setattr(
         AutoSampleTrainer,
-        "_begin_again",
-        lambda self, weights: (stock(self, weights), starts.append((self._beginning[0], self._weights()))),
+        "begin_again",
+        lambda self, weights=None: (stock(self, weights), starts.append((self._beginning[0], self._weights()))),
     )
     train(data_path, "AutoSample", base_model="BPR", initialisation=initialisation, **SEARCH)
-    before, after = starts[0]
-    assert not torch.equal(before["base.item_embedding.weight"], after["base.item_embedding.weight"])
+    assert len(starts) == 2, "both trainings"
+    for before, after in starts:
+        assert not torch.equal(before["base.item_embedding.weight"], after["base.item_embedding.weight"])
 
 
 def test_models_whose_vectors_are_not_known_are_searched_without_mixing(
@@ -402,8 +395,6 @@ def test_models_whose_vectors_are_not_known_are_searched_without_mixing(
         ConfigError, match=r"samplers: mixgcf, dins make negatives that are no items, .* BPR are not known"
     ):
         train(data_path, "AutoSample", base_model="BPR", **{**SEARCH, "samplers": "[dns, mixgcf, dins]"})
-    with pytest.raises(ConfigError, match=r"trunk: mixgcf makes negatives that are no items"):
-        train(data_path, "AutoSample", base_model="BPR", trunk="mixgcf", **SEARCH)
 
 
 @pytest.mark.parametrize("model", ["BPR", "AutoSample"])
@@ -437,8 +428,8 @@ def test_a_search_follows_the_metric_of_a_group_of_items(data_path: Path) -> Non
     given = {key: value for key, value in options(data_path, **search).items() if key != "eval_args"}
     experiment = runner.prepare("AutoSample", "circles", config_dict={**given, "base_model": "BPR"}, argv=[])
     experiment.trainer.fit(experiment.train_data, experiment.valid_data, saved=False, show_progress=False)
-    steering = experiment.trainer.search_report
-    assert steering.chosen in ("uniform", "dns", "mixgcf") and all(0 < v <= 1 for v in steering.finalists.values())
+    report = experiment.trainer.search_report
+    assert report.chosen in ("uniform", "dns", "mixgcf") and all(0 < own.score <= 1 for own in report.trainings)
 
 
 @pytest.mark.parametrize("base", ["NGCF", "NeuMF", "DMF", "SimpleX"])

@@ -6,7 +6,6 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,12 +17,12 @@ from torch import Tensor, nn
 from recbole_oov.errors import ConfigError
 from recbole_oov.sampler import Choice, NegativePools, get_sampler
 from recbole_oov.sampler.base_models import BPRModel
-from recbole_oov.sampler.contest import Contender, halving_sizes, most_probable_of_the_best
+from recbole_oov.sampler.contest import halving_sizes
 from recbole_oov.sampler.drawing import candidate_names, read_sampler
 from recbole_oov.sampler.mixture import Candidate, Mixture
 from recbole_oov.sampler.search import Architecture, Steering, gradient_products, hardest, sampled_softmax
-from recbole_oov.trainer.autosample import finalists
-from recbole_oov.trainer.search_report import SearchReport, report_lines
+from recbole_oov.trainer.autosample import most_probable_first
+from recbole_oov.trainer.search_report import SearchReport, Training, report_lines
 
 CONFIG = {"LABEL_FIELD": "label"}
 
@@ -267,29 +266,28 @@ def test_the_products_do_not_collapse_to_the_easiest() -> None:
     assert float(architecture.probabilities(0)[0].detach()) < 0.1
 
 
-# ---- what steers does not select ----
+# ---- what steers ----
 
 
-def test_validation_users_steer_or_select_never_both() -> None:
+def test_half_of_the_validation_users_steer() -> None:
     _, source, _ = toy()
     users, items = torch.tensor([1, 1, 2, 3, 4, 5, 5]), torch.tensor([3, 4, 5, 7, 1, 2, 6])
     steering = Steering(users, items, source, batch_size=64, pool_size=3, seed=1)
-    halves = set(steering.steering_users.tolist()), set(steering.selecting_users.tolist())
-    assert halves[0] | halves[1] == {1, 2, 3, 4, 5} and not halves[0] & halves[1]
+    half = set(steering.steering_users.tolist())
+    assert len(half) == 2 and half < {1, 2, 3, 4, 5}
     known = set(zip(users.tolist(), items.tolist(), strict=True))
     for _ in range(10):
         rows, negatives = steering.batch("user_id", "item_id")
-        assert set(rows["user_id"].tolist()) <= halves[0]
+        assert set(rows["user_id"].tolist()) <= half
         assert set(zip(rows["user_id"].tolist(), rows["item_id"].tolist(), strict=True)) <= known
         assert not source.is_positive(rows["user_id"][:, None], negatives).any()
     again = Steering(users, items, source, batch_size=64, pool_size=3, seed=1)
     assert torch.equal(again.steering_users, steering.steering_users)
 
 
-def test_the_most_probable_are_compared_and_the_trunk_s_whatever_its_p() -> None:
-    p = [0.4, 0.06, 0.2, 0.3, 0.04]
-    assert finalists(p, 3) == [0, 2, 3] and finalists(p, 1) == [0] and finalists(p, 9) == [0, 1, 2, 3, 4]
-    assert finalists(p, 3, 4) == [0, 3, 4] and finalists(p, 3, 0) == [0, 2, 3] and finalists(p, 1, 1) == [1]
+def test_the_most_probable_are_trained_first() -> None:
+    assert most_probable_first([0.4, 0.06, 0.2, 0.3, 0.04]) == [0, 3, 2, 1, 4]
+    assert most_probable_first([0.2, 0.3, 0.3, 0.2]) == [1, 2, 0, 3], "of equal ones the first comes first"
 
 
 def test_negatives_that_steer_are_the_hardest_of_a_pool() -> None:
@@ -314,46 +312,17 @@ def test_halving_keeps_the_better_half_down_to_two() -> None:
     assert halving_sizes(10) == [10, 5, 3, 2] and halving_sizes(4) == [4, 2] and halving_sizes(2) == [2]
 
 
-def test_a_contender_is_judged_by_its_best_or_by_where_it_leads() -> None:
-    best, latest = (Contender("dns", {}, None, {}, by_the_last=last) for last in (False, True))  # type: ignore[arg-type]
-    assert best.score == latest.score == -math.inf
-    for value in (0.5, 0.1, 0.2, 0.4):
-        for contender in (best, latest):
-            contender.judged(np.array([value, value]))
-    assert best.score == 0.5 and latest.score == pytest.approx(0.3)
-
-
-def test_the_log_says_why_another_than_the_best_was_chosen() -> None:
-    report = SearchReport("gradient", "BPR", ["dns", "dins"], "dins", "dins", finalists={"dns": 0.2, "dins": 0.1})
-    report.contender_epochs = {"dns": 3, "dins": 3}
-    why = "[Search] dins is not significantly behind dns, and more probable"
-    assert why in report_lines(report)
-    report.winner = "dns"
-    assert why not in report_lines(report)
-
-
-def test_the_most_probable_wins_among_those_that_validation_cannot_tell_apart() -> None:
-    def contender(name: str, p: float, values: list[float]) -> Contender:
-        made = Contender(name, {}, None, {}, by_the_last=True, p=p)  # type: ignore[arg-type]
-        made.judged(np.array(values))
-        return made
-
-    best = contender("best", 0.2, [0.5, 0.5, 0.5, 0.6])
-    near = contender("near", 0.3, [0.7, 0.3, 0.6, 0.4])  # .025 behind, with a standard error of .083
-    far = contender("far", 0.5, [0.4, 0.4, 0.4, 0.4])  # .125 behind, with one of .025
-    assert most_probable_of_the_best([far, near, best]).name == "near"
-    assert most_probable_of_the_best([far, best]).name == "best"
-    assert most_probable_of_the_best([contender("one", 0.1, [0.2]), contender("two", 0.9, [0.1])]).name == "one"
-    # Behind the trunk's own nobody wins, however probable; with no less than its score anybody may.
-    own = contender("own", 0.1, [0.45, 0.5, 0.5, 0.5])
-    level = contender("level", 0.4, [0.5, 0.45, 0.5, 0.5])
-    assert most_probable_of_the_best([far, near, best, own], own).name == "near"
-    assert most_probable_of_the_best([far, near, best], best).name == "best"
-    assert most_probable_of_the_best([own, level], own).name == "level"
-    # Of the trunk's own it is known what it reaches: another one that is level goes before it, however probable it is.
-    own.p = 0.9
-    assert most_probable_of_the_best([own, level], own).name == "level"
-    assert most_probable_of_the_best([own, far], own).name == "own"
+def test_the_log_says_what_was_trained_and_what_was_kept() -> None:
+    report = SearchReport("gradient", "BPR", ["dns", "dins"], "dins", "dins", gradient_work=4.0, kept=1)
+    report.trainings = [Training("dns", 0.2, epochs=9, work=9.0), Training("dins", 0.25, epochs=12, work=12.0)]
+    report.trainings.append(Training("srns", 0.1, epochs=2, work=3.0, cut=True))
+    lines = "\n".join(report_lines(report))
+    assert "trained to the end: dns 0.2000 on validation, 9 epochs\n" in lines
+    assert "srns 0.1000 on validation, 2 epochs, where the budget ended, and not ahead" in lines
+    assert "4.0 for the probabilities, 0.0 for the comparison, 12.0 for what was trained and not kept" in lines
+    assert SearchReport.of(report.as_dict()) == report
+    report.trainings, report.kept = report.trainings[:1], 0
+    assert "trained to the end" not in "\n".join(report_lines(report)), "a single training is RecBole's log already"
 
 
 def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None:
@@ -389,10 +358,6 @@ def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None
             r"samplers: dns is named twice with the same options; name it once, or change an option",
         ),
         (
-            {"base_model": "BPR", "samplers": ["uniform", {"name": "dns", "pool": 4}, {"name": "dns", "pool": 9}]},
-            r"trunk: 'dns' is more than one of samplers; say which, as in \{name: dns, pool: 4\}",
-        ),
-        (
             {"base_model": "BPR", "steering_negatives": 300},
             r"steering_negatives: 300 is more than steering_pool, 256",
         ),
@@ -403,14 +368,6 @@ def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None
         (
             {"base_model": "BPR", "train_neg_sample_args": {"distribution": "popularity", "alpha": 0.3}},
             r"train_neg_sample_args distribution is 'popularity', but negatives come from the sampler's pool",
-        ),
-        (
-            {"base_model": "BPR", "search": "comparison", "search_budget": 20},
-            r"search_budget: 20 is less than the 21 epochs that search: comparison takes",
-        ),
-        (
-            {"base_model": "BPR", "search_budget": 15},
-            r"search_budget: 15 is less than four epochs for each of finalists: 4",
         ),
         ({"base_model": "DropoutNet"}, r"base_model: DropoutNet has a base model itself"),
         ({"base_model": "NCL"}, r"base_model: NCL needs a trainer of its own; choose a general recommender"),
@@ -436,11 +393,6 @@ def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None
             {"base_model": "BPR", "initialisation": "rewind", "rewind_epoch": 9},
             r"rewind_epoch: 9 is after the last of search_epochs: 2",
         ),
-        (
-            {"base_model": "BPR", "metrics": ["NDCG", "ItemCoverage"], "valid_metric": "ItemCoverage@10"},
-            r"valid_metric: ItemCoverage@10 has no value for each user, and a search compares users",
-        ),
-        ({"base_model": "BPR", "trunk": "dnss"}, r"trunk: there is no sampler called 'dnss'; did you mean dns"),
         ({"base_model": "BPR", "sampler": "dns"}, r"sampler: AutoSample searches for one"),
         ({"base_model": "BPR", "search": "random", "initialisation": "warm"}, r"takes weights of search: gradient"),
         (
@@ -475,7 +427,7 @@ def test_samplers_that_cannot_work_are_refused(circles: Any, model: str, options
 
 
 def test_options_may_be_of_each_documented_kind(circles: Any) -> None:
-    options = {"pool": None, "trunk": {"name": "dns", "pool": 8}, "search": "halving", "search_budget": 20}
+    options = {"pool": None, "search": "halving", "search_budget": 20}
     config = circles.config("AutoSample", base_model="BPR", **options)
     assert {key: config[key] for key in options} == options
 
