@@ -227,6 +227,7 @@ RULES: dict[str, Rule] = {
     "data_checks": one_of("error", "warn"),
     "sampler": NONE | _SAMPLER,
     "pool": NONE | whole(1),
+    "first": _SAMPLER,
     "search_budget": number(0, above=True),
     "search_epochs": whole(1),
     "search_width": whole(1),

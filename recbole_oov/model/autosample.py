@@ -73,6 +73,10 @@ class AutoSample(GeneralRecommender):
                 candidates.append(read_sampler(with_pool(sampler, values["pool"])))
             except ConfigError as error:
                 problems += [problem.replace("sampler", "samplers", 1) for problem in error.errors]
+        try:
+            read_sampler(with_pool(values["first"], values["pool"]))
+        except ConfigError as error:
+            problems += [problem.replace("sampler", "first", 1) for problem in error.errors]
         names = candidate_names(candidates)
         if len(values["samplers"]) < 2:
             problems.append(f"samplers: {values['samplers']} must be at least two")

@@ -1,10 +1,10 @@
 """Searching for a negative sampler, then training with it.
 
 A search has two halves. Probabilities over all samplers are learned while one model trains on their mixture
-(``sampler.search``). Then the samplers are trained to the end, the most probable first, until the budget is spent, and
-the best on validation is kept: which of two close samplers ends higher is seen at the end alone, and that training is
-the final one of the sampler that is kept. ``lot`` is the second half alone, in an order drawn by lot: what the
-probabilities are worth. The baselines spend the same budget otherwise: ``random`` compares some samplers drawn by lot
+(``sampler.search``). Then samplers are trained to the end while the budget lasts, a cheap one first, below which others
+can be given up, then the most probable; the best on validation is kept. Which of two close samplers ends higher is seen
+at the end alone, and that training is the final one of the sampler that is kept. ``lot`` is the second half alone, in
+an order drawn by lot: what the probabilities are worth. The baselines spend the same budget otherwise: ``random`` compares some samplers drawn by lot
 for equally many epochs, ``halving`` all of them by successive halving, ``mixture`` nothing; what they find is trained.
 The budget is counted work (``sampler.work``), so that no search is longer for having fewer but dearer epochs, and equal
 seeds find equal samplers.
@@ -122,7 +122,7 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
         if report.kind == "gradient":
             self._steer_by(valid_data)
             places, spent = self._gradient_search(samplers, valid_data, budget // 2, report)
-            report.gradient_work = spent / self._unit
+            report.gradient_work, self._steering = spent / self._unit, None
             report.gradient_seconds = time.perf_counter() - begun
         elif report.kind != "lot":
             places, spent = self._compare(samplers, places, budget, valid_data, report)
@@ -135,6 +135,8 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
                 f"smaller pools"
             )
         several = report.kind in ("gradient", "lot") and self.eval_step > 0
+        if several and (first := self._first(samplers)) is not None:
+            places = [first, *(at for at in places if at != first)]
         report.line_up = [report.samplers[at] for at in places[: config["finalists"] if several else 1]]
         self._name(report, report.line_up[0])
         return report
@@ -220,9 +222,16 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
             report.kept = len(report.trainings) - 1
 
     def _goes_on(self, report: SearchReport) -> bool:
-        """Whether there is another one to train, and something left for it."""
-        left = self.config["search_budget"] - self._spent(report)
-        return len(report.trainings) < len(report.line_up) and left > 0
+        """Whether there is another one to train, and the budget could bear that what is best until now was in vain."""
+        at_most = self._spent(report) + report.trainings[report.kept].work
+        return len(report.trainings) < len(report.line_up) and at_most <= self.config["search_budget"]
+
+    def _first(self, samplers: list[tuple[Sampler, Options]]) -> int | None:
+        """The option ``first`` among the candidates: the one with its options, else the first of its name."""
+        sampler, options = read_sampler(with_pool(self.config["first"], self.config["pool"]))
+        same = [at for at, (other, _) in enumerate(samplers) if other.name == sampler.name]
+        equal = [at for at in same if samplers[at][1] == options]
+        return next(iter(equal or same), None)
 
     def _start_clocks(self, report: SearchReport) -> None:
         if report.running is None:

@@ -180,12 +180,12 @@ def test_one_sampler_can_be_a_candidate_with_several_options(data_path: Path) ->
 def test_without_probabilities_the_order_is_drawn_by_lot(data_path: Path) -> None:
     orders = []
     for seed in range(2020, 2025):
-        own = {**SEARCH, "samplers": ALL, "search": "lot", "seed": seed, "epochs": 1}
+        own = {**SEARCH, "samplers": ALL, "search": "lot", "finalists": 3, "seed": seed, "epochs": 1}
         experiment, _ = train(data_path, "AutoSample", base_model="BPR", **own)
         report = experiment.trainer.search_report
         assert report.trajectory == [] and report.gradient_work == report.comparison_work == 0
         orders.append(tuple(report.line_up))
-    assert len(set(orders)) > 1 and all(len(order) == 2 for order in orders)
+    assert len(set(orders)) > 1 and all(len(order) == 3 and order[0] == "dns" for order in orders)
 
 
 def test_what_a_candidate_reaches_does_not_depend_on_the_others(data_path: Path) -> None:
@@ -236,11 +236,24 @@ def in_order(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(choice, "_samplers", dict(choice._samplers))
     choice.register_sampler("easiest", pool=4)(lambda batch: choice.Choice(batch.scores.argmin(dim=1)))
     monkeypatch.setattr(autosample, "most_probable_first", lambda p: list(range(len(p))))
-    return {"base_model": "BPR", **SEARCH, "search_budget": 200, "epochs": 25, "stopping_step": 6}
+    search = {key: value for key, value in SEARCH.items() if key != "samplers"}
+    return {"base_model": "BPR", **search, "first": "srns", "search_budget": 200, "epochs": 25, "stopping_step": 6}
 
 
 FIRST, SECOND = "[dns, easiest]", "[easiest, dns]"
 """The better one is the first of these, the second of those."""
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"), [("dns", "dns pool 4"), ("{name: dns, pool: 8}", "dns pool 8"), ("softmax", "uniform")]
+)
+def test_a_cheap_one_is_trained_first_where_it_is_a_candidate(
+    data_path: Path, in_order: dict[str, Any], first: str, expected: str
+) -> None:
+    samplers = "[uniform, {name: dns, pool: 4}, {name: dns, pool: 8}]"
+    own = {**in_order, "samplers": samplers, "first": first, "epochs": 1}
+    report = train(data_path, "AutoSample", **own)[0].trainer.search_report
+    assert report.line_up == sorted(report.samplers, key=lambda name: name != expected)[:2]
 
 
 @pytest.mark.parametrize("samplers", [FIRST, SECOND])
@@ -311,9 +324,10 @@ def test_one_that_stays_behind_gets_half_the_patience(data_path: Path, in_order:
 
 
 def test_nothing_is_begun_when_the_budget_is_spent(data_path: Path, in_order: dict[str, Any]) -> None:
-    spent = {**in_order, "samplers": "[dns, easiest, uniform]", "search_budget": 14, "finalists": 3}
+    spent = {**in_order, "samplers": "[easiest, dns, uniform]", "search_budget": 20, "finalists": 3}
     report = train(data_path, "AutoSample", **spent)[0].trainer.search_report
-    assert len(report.line_up) == 3 > len(report.trainings)
+    assert report.line_up == ["easiest", "dns", "uniform"] and report.winner == "dns"
+    assert len(report.trainings) == 2, "the first, once it is behind, is part of the search"
 
 
 def test_the_row_of_a_search_has_the_curve_of_what_was_kept(

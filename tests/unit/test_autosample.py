@@ -393,6 +393,7 @@ def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None
             {"base_model": "BPR", "initialisation": "rewind", "rewind_epoch": 9},
             r"rewind_epoch: 9 is after the last of search_epochs: 2",
         ),
+        ({"base_model": "BPR", "first": "dnss"}, r"first: there is no sampler called 'dnss'; did you mean dns"),
         ({"base_model": "BPR", "sampler": "dns"}, r"sampler: AutoSample searches for one"),
         ({"base_model": "BPR", "search": "random", "initialisation": "warm"}, r"takes weights of search: gradient"),
         (
