@@ -4,10 +4,10 @@ A search has two halves. Probabilities over all samplers are learned while one m
 (``sampler.search``). Then samplers are trained to the end while the budget lasts, a cheap one first, below which others
 can be given up, then the most probable; the best on validation is kept. Which of two close samplers ends higher is seen
 at the end alone, and that training is the final one of the sampler that is kept. ``lot`` is the second half alone, in
-an order drawn by lot: what the probabilities are worth. The baselines spend the same budget otherwise: ``random`` compares some samplers drawn by lot
-for equally many epochs, ``halving`` all of them by successive halving, ``mixture`` nothing; what they find is trained.
-The budget is counted work (``sampler.work``), so that no search is longer for having fewer but dearer epochs, and equal
-seeds find equal samplers.
+an order drawn by lot: what the probabilities are worth. The baselines spend the same budget otherwise: ``random``
+compares some samplers drawn by lot for equally many epochs, ``halving`` all of them by successive halving, ``mixture``
+nothing; what they find is trained. The budget is counted work (``sampler.work``), so that no search is longer for
+having fewer but dearer epochs, and equal seeds find equal samplers.
 """
 
 from __future__ import annotations
