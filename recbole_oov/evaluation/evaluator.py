@@ -14,9 +14,8 @@ import pandas as pd
 import torch
 from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import DataStruct
-from recbole.evaluator.register import metrics_dict
 
-from recbole_oov.evaluation.groups import ALL_USERS, GroupCases, group_of, prefixed
+from recbole_oov.evaluation.groups import ALL_USERS, GroupCases, prefixed
 from recbole_oov.evaluation.metrics import METRICS_OF_HITS, without_loops
 
 
@@ -71,12 +70,6 @@ class Evaluation:
                 values = _values_of_cases(metric, cases.struct)
             for k in metric.topk:
                 yield f"{name}@{k}", values[:, k - 1]
-
-
-def has_user_values(name: str) -> bool:
-    """Whether a metric of RecBole's, as in ``iv_NDCG@10``, has a value for each user, not of all lists at once."""
-    bare = name.lower().removeprefix(f"{group_of(name.lower())}_").partition("@")[0]
-    return _of_users(metrics_dict.get(bare))
 
 
 def _of_users(metric: Any) -> bool:

@@ -14,7 +14,7 @@ class Contender:
     """One sampler in a comparison on validation.
 
     Attributes:
-        name, options: The sampler's.
+        name: What it is called among the candidates.
         drawing: Draws with it.
         state: Weights, optimiser, loader and random numbers, to go on with.
         epochs: Trained so far.
@@ -22,7 +22,6 @@ class Contender:
     """
 
     name: str
-    options: dict[str, Any]
     drawing: Drawing
     state: dict[str, Any]
     epochs: int = 0

@@ -1,13 +1,13 @@
 """Searching for a negative sampler, then training with it.
 
 A search has two halves. Probabilities over all samplers are learned while one model trains on their mixture
-(``sampler.search``). Then samplers are trained to the end while the budget lasts, a cheap one first, below which others
-can be given up, then the most probable; the best on validation is kept. Which of two close samplers ends higher is seen
-at the end alone, and that training is the final one of the sampler that is kept. ``lot`` is the second half alone, in
-an order drawn by lot: what the probabilities are worth. The baselines spend the same budget otherwise: ``random``
-compares some samplers drawn by lot for equally many epochs, ``halving`` all of them by successive halving, ``mixture``
-nothing; what they find is trained. The budget is counted work (``sampler.work``), so that no search is longer for
-having fewer but dearer epochs, and equal seeds find equal samplers.
+(``sampler.search``). Then samplers are trained from the beginning while the budget lasts, a cheap one first, then the
+most probable; one that stays behind is given up, and the best on validation is kept. Which of two close samplers ends
+higher is seen at the end alone, and that training is the final one of the sampler that is kept. ``lot`` is the second
+half alone, in an order drawn by lot after the first: what the probabilities are worth. The baselines spend the same
+budget otherwise: ``random`` compares some samplers drawn by lot for equally many epochs, ``halving`` all of them by
+successive halving, ``mixture`` nothing; what they find is trained. The budget is counted work (``sampler.work``), so
+that no search is longer for having fewer but dearer epochs, and equal seeds find equal samplers.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from recbole_oov.trainer.several_trainings import SeveralTrainingsMixin
 Options = dict[str, Any]
 
 _PATIENCE_BEHIND = 0.5
-"""The share of ``stopping_step`` that a training has which is behind the best one before it."""
+"""The share of ``stopping_step`` that a training has which is not ahead of the best one before it."""
 
 
 class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
-    """Trains AutoSample: search, then RecBole's loop with the sampler that was found.
+    """Trains AutoSample: search, then RecBole's loop with each sampler of the line-up, of which the best is kept.
 
     Attributes:
         search_report: What the last search did; None before it.
@@ -82,10 +82,17 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
             self.note_beginning()
             report = self.search(train_data, valid_data)
             self.begin_again(self._start)
+            if len(report.line_up) == 1:
+                self._beginning = self._start = None
             report.seconds, report.cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
         self._start_clocks(report)
         while True:
-            fitted: Any = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+            try:
+                fitted: Any = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+            except Exception:
+                if self._set_aside is not None:  # one that breaks down takes nothing of what was good with it
+                    self.bring_back(saved=saved)
+                raise
             self._close(report)
             if not from_first(self.config, self._goes_on(report)):
                 break
@@ -96,13 +103,19 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
             self.bring_back(saved=saved)
             self._name(report, report.trainings[report.kept].name)
             fitted = self.best_valid_score, self.best_valid_result
+        if len(report.trainings) == 1 < len(report.line_up):
+            getLogger().warning(
+                f"search_budget: {self.config['search_budget']}, but the probabilities and {report.winner} alone did "
+                f"the work of {report.gradient_work + report.trainings[0].work:.0f} epochs of dns, and nothing was "
+                f"trained beside it; raise search_budget to about {self._enough(report)}"
+            )
         self._beginning = self._set_aside = self._start = None
         self._account(report)
         self._show(report)
         return fitted
 
     def search(self, train_data: Any, valid_data: Any) -> SearchReport:
-        """Find out what to train, in which order, and begin with the first."""
+        """Find out what to train, in which order, and get ready for the first."""
         config = self.config
         if config["search"] != "mixture":
             self._check_validation(valid_data)
@@ -134,7 +147,7 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
                 f"an epoch is the least that it does, and some samplers are dear; raise it, or name fewer samplers or "
                 f"smaller pools"
             )
-        several = report.kind in ("gradient", "lot") and self.eval_step > 0
+        several = report.kind in ("gradient", "lot") and self.eval_step > 0 and config["finalists"] > 1
         if several and (first := self._first(samplers)) is not None:
             places = [first, *(at for at in places if at != first)]
         report.line_up = [report.samplers[at] for at in places[: config["finalists"] if several else 1]]
@@ -152,7 +165,9 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
         if not state or self.search_report is None:
             return state
         self._read_clocks(self.search_report)
-        kept = {"set_aside": self._set_aside, "start": self._start}
+        # All processes have the same of these.
+        own = share_of(self.config)[0] == 0
+        kept = {"set_aside": self._set_aside if own else None, "start": self._start if own else None}
         return {**state, "search": self.search_report.as_dict(), **kept}
 
     # ---- training what was found ----
@@ -190,17 +205,25 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
         assert report is not None and report.running is not None
         running = report.running
         running.waited += 1
-        if running.score is None or self._better(score, running.score):
+        if running.score is None or not self._better(running.score, score):  # as RecBole counts
             running.score, running.waited = score, 0
         since, running.work_at_validation = running.work - running.work_at_validation, running.work
-        if report.trainings and not self._better(running.score, report.trainings[report.kept].score):
-            # Another one until the next validation would be beyond the budget.
+        if report.trainings and not self._better(running.score, (best := report.trainings[report.kept]).score):
+            # Going on to the next validation would go beyond the budget.
             running.cut = self._spent(report) + since > self.config["search_budget"]
             if running.cut or running.waited > self.stopping_step * _PATIENCE_BEHIND:
+                getLogger().info(
+                    f"[Search] {running.name} given up: {running.score:.4f} on validation, where {best.name} reached "
+                    f"{best.score:.4f}" + (", and the budget is spent" if running.cut else "")
+                )
                 # RecBole's loop ends where the score is below the best for longer than this.
                 self.cur_step = self.stopping_step
                 self.best_valid_score = np.inf if self.valid_metric_bigger else -np.inf
         return score, result
+
+    def _add_hparam_to_tensorboard(self, best_valid_result: Any) -> None:
+        if math.isfinite(best_valid_result):  # not of one that was given up
+            super()._add_hparam_to_tensorboard(best_valid_result)
 
     def _better(self, score: Any, than: Any) -> bool:
         return bool(score > than if self.valid_metric_bigger else score < than)
@@ -225,6 +248,10 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
         """Whether there is another one to train, and the budget could bear that what is best until now was in vain."""
         at_most = self._spent(report) + report.trainings[report.kept].work
         return len(report.trainings) < len(report.line_up) and at_most <= self.config["search_budget"]
+
+    def _enough(self, report: SearchReport) -> int:
+        """A budget for the trainings of some samplers, of as many epochs as the first one took."""
+        return math.ceil(report.gradient_work + 2.5 * report.trainings[0].work)
 
     def _first(self, samplers: list[tuple[Sampler, Options]]) -> int | None:
         """The option ``first`` among the candidates: the one with its options, else the first of its name."""
@@ -353,7 +380,7 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
         for n, size in enumerate(sizes):
             alive = sorted(alive, key=lambda contender: -contender.score)[:size]
             spent += self._round(alive, (budget - spent) / (len(sizes) - n), valid_data)
-        report.finalists = {contender.name: contender.score for contender in contenders}
+        report.compared = {contender.name: contender.score for contender in contenders}
         report.contender_epochs = {contender.name: contender.epochs for contender in contenders}
         alive = sorted(alive, key=lambda contender: -contender.score)
         return [report.samplers.index(contender.name) for contender in alive], spent
@@ -372,7 +399,7 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
 
     def _contender(self, name: str, sampler: Sampler, options: Options, start: Options) -> Contender:
         drawing = Drawing(sampler, options, self._base, self._new_pools())
-        return Contender(name, options, drawing, start)
+        return Contender(name, drawing, start)
 
     def _advance(self, contender: Contender, epochs: int, valid_data: Any) -> int:
         """Train a contender for some more epochs, and judge it on validation; returns the work."""
@@ -441,7 +468,7 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
         """Go on with what a search found before the run was cut off."""
         self._know(train_data)
         self.search_report = report = SearchReport.of(found["search"])
-        self._set_aside, self._start = found["set_aside"], found["start"]
+        self._set_aside, self._start = (from_first(self.config, found[name]) for name in ("set_aside", "start"))
         self._name(report, report.winner)
         return report
 
@@ -462,8 +489,8 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
         users = set() if not valid_data else set(valid_data._dataset.inter_feat[self.model.USER_ID].tolist())
         if len(users) < 2:
             raise ConfigError(
-                f"search: the validation part has rows of {len(users)} users, and a search needs at least two, one to "
-                f"steer and one who does not; give eval_args a split with a validation part, as in "
+                f"search: the validation part has rows of {len(users)} users, and a search needs at least two, of "
+                f"whom half steer; give eval_args a split with a validation part, as in "
                 f"{{split: {{RS: [0.8, 0.1, 0.1]}}}}"
             )
 

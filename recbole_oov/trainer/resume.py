@@ -182,7 +182,7 @@ class ResumeMixin:
         The first epoch overwrites the best model of the training before: a run that is cut off goes on from here.
         """
         self._history.clear()
-        if self._recording:
+        if self._recording and self.config["resume_step"]:
             self._save_progress(0)
 
     def goes_back(self, history: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ Options = dict[str, Any]
 
 @dataclass
 class Training:
-    """One sampler trained from the beginning to the end.
+    """One sampler trained from the beginning, until early stopping ends it or it is given up.
 
     Attributes:
         name: What it is called among the candidates.
@@ -38,7 +38,7 @@ class SearchReport:
 
     Attributes:
         winner: What the chosen sampler is called among the candidates, which may be several of its kind.
-        line_up: The samplers to be trained to the end, in this order; the best of them is kept.
+        line_up: The samplers to be trained, in this order, while the budget lasts; the best of them is kept.
         trainings: Those that have ended.
         kept: Which of them is kept.
         running: The one that goes on.
@@ -52,7 +52,7 @@ class SearchReport:
     options: Options = field(default_factory=dict)
     trajectory: list[list[float]] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
-    finalists: dict[str, float] = field(default_factory=dict)
+    compared: dict[str, float] = field(default_factory=dict)
     contender_epochs: dict[str, int] = field(default_factory=dict)
     line_up: list[str] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
@@ -100,27 +100,24 @@ def report_lines(report: SearchReport) -> list[str]:
             row = "".join(f"{report.trajectory[epoch][at]:7.3f}" for epoch in epochs)
             note = f"  dropped after epoch {report.dropped[name]}" if name in report.dropped else ""
             lines.append(f"[Search]   {name:<{width}}{row}{note}")
-    for name, score in sorted(report.finalists.items(), key=lambda pair: -pair[1]):
+    for name, score in sorted(report.compared.items(), key=lambda pair: -pair[1]):
         lines.append(
             f"[Search] compared on validation: {name} {score:.4f} after {report.contender_epochs[name]} epochs"
         )
     if report.others:
         for training in report.trainings:
-            how = ", where the budget ended, and not ahead" if training.cut else ""
+            how = ", given up where the budget ended" if training.cut else ""
             lines.append(
-                f"[Search] trained to the end: {training.name} {training.score:.4f} on validation, "
-                f"{training.epochs} epochs{how}"
+                f"[Search] trained: {training.name} {training.score:.4f} on validation, {training.epochs} epochs{how}"
             )
     lines.append(f"[Search] chosen for {report.base_model}: {report.chosen} {report.options}")
-    if report.kind != "mixture":
-        lines.append(
-            f"[Search] counted work, in epochs of dns: {report.gradient_work:.1f} for the probabilities, "
-            f"{report.comparison_work:.1f} for the comparison"
-            + (
-                f", {sum(own.work for own in report.others):.1f} for what was trained and not kept"
-                * bool(report.others)
-            )
-        )
+    parts = {
+        "the probabilities": report.gradient_work,
+        "the comparison": report.comparison_work,
+        "what was trained and not kept": sum(own.work for own in report.others),
+    }
+    if work := ", ".join(f"{own:.1f} for {what}" for what, own in parts.items() if own):
+        lines.append(f"[Search] counted work, in epochs of dns: {work}")
     ratio = report.seconds / max(report.final_seconds, 1e-9)
     lines.append(
         f"[Search] cost: {report.seconds:.1f} s, {ratio:.2f} times the {report.final_seconds:.1f} s "

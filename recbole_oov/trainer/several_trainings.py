@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_oov.processes import on_first
 from recbole_oov.randomness import random_state, set_random_state
 
 _OF_A_CHECKPOINT = ("epoch", "cur_step", "state_dict", "other_parameter", "optimizer")
@@ -24,6 +25,8 @@ class SeveralTrainingsMixin:
     model: Any
     optimizer: Any
     saved_model_file: str
+    cur_step: int
+    train_loss_dict: dict[int, Any]
     _beginning: tuple[dict[str, Any], dict[str, Any], Any] | None = None
     _set_aside: dict[str, Any] | None = None
 
@@ -53,29 +56,32 @@ class SeveralTrainingsMixin:
         """
         from recbole_oov.compat import load_checkpoint
 
-        own: dict[str, Any] = {name: copy.copy(getattr(self, name)) for name in _OF_A_TRAINER}
-        now = {
-            "epoch": len(own["train_loss_dict"]) - 1,
-            "cur_step": own["cur_step"],
-            "state_dict": self._weights(),
-            "other_parameter": self.model.other_parameter(),
-            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
-        }
-        best = load_checkpoint(self.saved_model_file, self.config["device"]) if saved else now
+        if saved:  # the first process has written it, maybe where no other one can read
+            best = on_first(self.config, lambda: load_checkpoint(self.saved_model_file, "cpu"))
+        else:
+            best = {
+                "epoch": len(self.train_loss_dict) - 1,
+                "cur_step": self.cur_step,
+                "state_dict": self._weights(),
+                "other_parameter": self.model.other_parameter(),
+                "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            }
         self._set_aside = {
             "best": {name: best[name] for name in _OF_A_CHECKPOINT},
-            "ended": {**own, "best_valid_result": dict(own["best_valid_result"] or {})},
+            "ended": {name: copy.copy(getattr(self, name)) for name in _OF_A_TRAINER},
             "history": getattr(self, "valid_history", []),
+            "random": random_state(),
         }
 
     def bring_back(self, *, saved: bool) -> None:
         """Undo the trainings since :meth:`set_aside`: model, checkpoint and results are those of that one."""
         assert self._set_aside is not None
         trainer: Any = self
-        best, ended, history = (self._set_aside[name] for name in ("best", "ended", "history"))
+        best, ended, history, random = (self._set_aside[name] for name in ("best", "ended", "history", "random"))
         self._set_aside = None
         self._load_weights(best["state_dict"], best["optimizer"])
         self.model.load_other_parameter(best["other_parameter"])
+        set_random_state(random)
         for name, value in ended.items():
             setattr(self, name, value)
         if (goes_back := getattr(self, "goes_back", None)) is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from recbole.trainer import Trainer
 
 import recbole_oov
 from recbole_oov import runner
@@ -110,7 +111,7 @@ def test_the_search_ends_in_a_run_with_the_sampler_it_chose(data_path: Path, cap
     assert main(["--model=AutoSample", "--dataset=circles", "--base_model=LightGCN", *argv]) == 0
     output = re.sub(r"\x1b\[[0-9;]*m", "", "".join(capfd.readouterr()))
     assert re.search(r"\[Search\] probabilities by epoch", output)
-    assert len(re.findall(r"\[Search\] trained to the end: \w+ 0\.\d+ on validation, \d+ epochs", output)) == 2
+    assert len(re.findall(r"\[Search\] trained: \w+ 0\.\d+ on validation, \d+ epochs", output)) == 2
     chosen = re.search(r"chosen for LightGCN: (\w+)", output)
     assert chosen and chosen[1] in ("uniform", "dns", "mixgcf")
     assert re.search(r"\[Search\] cost: [\d.]+ s, [\d.]+ times", output) and "test result" in output
@@ -197,7 +198,7 @@ def test_what_a_candidate_reaches_does_not_depend_on_the_others(data_path: Path)
         del given["embedding_size"]
         experiment = runner.prepare("AutoSample", "circles", config_dict=given, argv=[])
         experiment.trainer.fit(experiment.train_data, experiment.valid_data, saved=False, show_progress=False)
-        found.append(experiment.trainer.search_report.finalists)
+        found.append(experiment.trainer.search_report.compared)
     assert found[0] == found[1] and len(set(found[0].values())) == 3
 
 
@@ -329,6 +330,58 @@ def test_nothing_is_begun_when_the_budget_is_spent(data_path: Path, in_order: di
     report = train(data_path, "AutoSample", **spent)[0].trainer.search_report
     assert report.line_up == ["easiest", "dns", "uniform"] and report.winner == "dns"
     assert len(report.trainings) == 2, "a third that won would make the second part of the search"
+
+
+def test_a_budget_for_one_training_alone_says_so(
+    data_path: Path, in_order: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        report = train(data_path, "AutoSample", **in_order, samplers=FIRST)[0].trainer.search_report
+        assert len(report.trainings) == 2 and "search_budget" not in caplog.text
+        short = {**in_order, "samplers": FIRST, "search_budget": 12}
+        report = train(data_path, "AutoSample", **short)[0].trainer.search_report
+    assert [own.name for own in report.trainings] == ["dns"]
+    assert re.search(r"search_budget: 12, but the probabilities and dns alone did the work of \d+ epochs", caplog.text)
+    needed = int(re.search(r"raise search_budget to about (\d+)", caplog.text)[1])  # type: ignore[index]
+    enough = {**in_order, "samplers": FIRST, "search_budget": needed}
+    assert len(train(data_path, "AutoSample", **enough)[0].trainer.search_report.trainings) == 2
+
+
+def test_one_finalist_is_the_most_probable(data_path: Path, in_order: dict[str, Any]) -> None:
+    alone = {**in_order, "samplers": SECOND, "first": "dns", "finalists": 1, "epochs": 1}
+    assert train(data_path, "AutoSample", **alone)[0].trainer.search_report.line_up == ["easiest"]
+
+
+def test_one_that_breaks_down_leaves_what_was_good(
+    data_path: Path, in_order: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock = AutoSampleTrainer._train_epoch
+
+    def diverge(self: Any, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        if self.search_report.winner == "easiest" and epoch_idx == 4:
+            raise ValueError("Training loss is nan")
+        return stock(self, train_data, epoch_idx, *args, **kwargs)
+
+    monkeypatch.setattr(AutoSampleTrainer, "_train_epoch", diverge)
+    own = options(data_path, **in_order, samplers=FIRST)
+    experiment = runner.prepare("AutoSample", "circles", config_dict=own, argv=[])
+    with pytest.raises(ValueError, match="Training loss is nan"):
+        experiment.trainer.fit(experiment.train_data, experiment.valid_data, show_progress=False)
+    alone, _ = train(data_path, "BPR", saved=True, sampler={"name": "dns", "pool": 4}, epochs=25, stopping_step=6)
+    left, expected = (load_checkpoint(one.saved_model_file) for one in (experiment.trainer, alone.trainer))
+    for name, weights in expected["state_dict"].items():
+        assert torch.equal(weights, left["state_dict"][f"base.{name}"]), name
+
+
+def test_what_is_given_up_is_said_and_not_reported_as_a_result(
+    data_path: Path, in_order: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reported: list[float] = []
+    monkeypatch.setattr(Trainer, "_add_hparam_to_tensorboard", lambda self, best: reported.append(best))
+    with caplog.at_level(logging.INFO):
+        experiment, _ = train(data_path, "AutoSample", **in_order, samplers=FIRST)
+    assert reported == [experiment.trainer.best_valid_score]
+    assert re.search(r"\[Search\] easiest given up: 0\.\d+ on validation, where dns reached 0\.\d+\n", caplog.text)
 
 
 def test_the_row_of_a_search_has_the_curve_of_what_was_kept(

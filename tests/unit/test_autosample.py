@@ -317,12 +317,12 @@ def test_the_log_says_what_was_trained_and_what_was_kept() -> None:
     report.trainings = [Training("dns", 0.2, epochs=9, work=9.0), Training("dins", 0.25, epochs=12, work=12.0)]
     report.trainings.append(Training("srns", 0.1, epochs=2, work=3.0, cut=True))
     lines = "\n".join(report_lines(report))
-    assert "trained to the end: dns 0.2000 on validation, 9 epochs\n" in lines
-    assert "srns 0.1000 on validation, 2 epochs, where the budget ended, and not ahead" in lines
-    assert "4.0 for the probabilities, 0.0 for the comparison, 12.0 for what was trained and not kept" in lines
+    assert "trained: dns 0.2000 on validation, 9 epochs\n" in lines
+    assert "srns 0.1000 on validation, 2 epochs, given up where the budget ended" in lines
+    assert "4.0 for the probabilities, 12.0 for what was trained and not kept" in lines
     assert SearchReport.of(report.as_dict()) == report
     report.trainings, report.kept = report.trainings[:1], 0
-    assert "trained to the end" not in "\n".join(report_lines(report)), "a single training is RecBole's log already"
+    assert "trained: " not in "\n".join(report_lines(report)), "a single training is RecBole's log already"
 
 
 def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None:
@@ -428,7 +428,7 @@ def test_samplers_that_cannot_work_are_refused(circles: Any, model: str, options
 
 
 def test_options_may_be_of_each_documented_kind(circles: Any) -> None:
-    options = {"pool": None, "search": "halving", "search_budget": 20}
+    options = {"pool": None, "first": {"name": "dns", "pool": 8}, "search": "halving", "search_budget": 20}
     config = circles.config("AutoSample", base_model="BPR", **options)
     assert {key: config[key] for key in options} == options
 
