@@ -69,7 +69,7 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
     ) -> Any:
         """Search, then train what was found. Arguments and result as RecBole's.
 
-        Where more than one sampler is trained to the end, epochs are counted from the beginning for each.
+        Where more than one sampler is trained, epochs are counted from the beginning for each.
 
         Raises:
             ConfigError: There is no validation part to learn from, or the samplers do not fit the model or the data.
@@ -276,11 +276,8 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
     def _account(self, report: SearchReport) -> None:
         """The search has the time of all trainings but the one that is kept."""
         kept = report.trainings[report.kept]
-        report.final_epochs, report.final_seconds, report.final_cpu_seconds = (
-            kept.epochs,
-            kept.seconds,
-            kept.cpu_seconds,
-        )
+        report.final_epochs, report.final_seconds = kept.epochs, kept.seconds
+        report.final_cpu_seconds = kept.cpu_seconds
         report.seconds += sum(own.seconds for own in report.others)
         report.cpu_seconds += sum(own.cpu_seconds for own in report.others)
 
