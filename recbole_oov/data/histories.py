@@ -37,6 +37,11 @@ class Histories:
     n_users: int
     n_items: int
 
+    def n_repeats(self) -> int:
+        """How many of the items a user has had before."""
+        users = np.repeat(np.arange(len(self.user_ids)), np.diff(self.offsets))
+        return len(self.items) - len(np.unique(users * self.n_items + self.items))
+
     @classmethod
     def from_train(cls, dataset: Any) -> Histories:
         """Read the histories out of a training split; of RecBole's ``SequentialDataset`` back out of it.

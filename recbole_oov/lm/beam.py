@@ -19,6 +19,7 @@ def beam_search(
     branches_of: Callable[[Tensor], Tensor],
     leaves: Tensor,
     n_beams: int,
+    excluded: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The best items that ``n_beams`` beams find.
 
@@ -33,6 +34,7 @@ def beam_search(
         branches_of: Gives the states at chosen cluster tokens, had each come next: (B, C) -> (B, C, d).
         leaves: Output vector of every item. (n_items, d)
         n_beams: At least 1.
+        excluded: Items that cannot come next, 0 for none. (B, H)
 
     Returns:
         Log-probabilities, best first, and item ids. Where the clusters of the first step hold fewer items than there
@@ -46,10 +48,11 @@ def beam_search(
     rows = max(1, _LEAVES_AT_ONCE // (width * tree.members.shape[1]))
     scores, items = [], []
     for at in torch.arange(len(clusters), device=clusters.device).split(rows):
-        found = tree.leaf_log_probs(branches[at], leaves, clusters[at])
+        found = tree.leaf_log_probs(branches[at], leaves, clusters[at], None if excluded is None else excluded[at])
         totals = (steps[at, :, None] + found).flatten(1)
         best, place = totals.topk(min(n_beams, totals.shape[1]), dim=1)
         item = tree.members[clusters[at]].flatten(1).gather(1, place)
+        item = item.masked_fill(best <= torch.finfo(best.dtype).min / 2, 0)  # nothing is left: an item that is excluded
         scores.append(best.masked_fill(item == 0, torch.finfo(best.dtype).min))
         items.append(item)
     return torch.cat(scores), torch.cat(items)

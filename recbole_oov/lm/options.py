@@ -21,6 +21,7 @@ _CHOICES = {
     "eval_prompts": ("seen", "unseen"),
     "rank_by": ("sequential", "direct"),
     "history_order": ("time", "random"),
+    "history_items": ("scored", "excluded"),
 }
 
 
@@ -55,6 +56,11 @@ def option_problems(config: Mapping[str, Any]) -> list[str]:
     if config["oov_items"] == "spread" and config["decoding"] == "beam":
         problems.append(
             "decoding: beam ends in one cluster, and oov_items: spread has new items in all; give oov_items: placed"
+        )
+    if by_content and config["history_items"] == "excluded":
+        problems.append(
+            f"history_items: excluded leaves items out of what new ones are weighed against, which oov_items: "
+            f"{config['oov_items']} does not know; give scored, or oov_items: reserved"
         )
     if not isinstance(config["n_beams"], int) or config["n_beams"] < 1:
         problems.append(f"n_beams: {config['n_beams']!r} is not allowed; give a whole number, at least 1")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,9 @@ class TokenTree(nn.Module):
     in scoring: their score is the logarithm of what they would weigh beside the others, plus ``offset``, and the
     others' scores are what they would be without them. The token of a placed item was never learned; the mean of its
     cluster's takes its place (:meth:`with_means`).
+
+    Items that cannot come next, as those a user has had where nobody repeats one, can be *excluded* row by row: they
+    are in no denominator of that row either, so that an item is no wrong answer for being like one of them.
 
     Args:
         item_cluster: Cluster of every item, padding (row 0) included. (n_items,)
@@ -66,7 +70,14 @@ class TokenTree(nn.Module):
         self.register_buffer("placed", None if placed is None else placed.clone(), persistent=False)
         self.offset = 0.0
 
-    def nll(self, cluster_logits: Tensor, states: Tensor, leaves: Tensor, targets: Tensor) -> Tensor:
+    def nll(
+        self,
+        cluster_logits: Tensor,
+        states: Tensor,
+        leaves: Tensor,
+        targets: Tensor,
+        excluded: Tensor | None = None,
+    ) -> Tensor:
         """Negative log-likelihood of each target item, none of them placed.
 
         Args:
@@ -74,6 +85,7 @@ class TokenTree(nn.Module):
             states: The state at the target's own cluster token. (N, d)
             leaves: Output vector of every item. (n_items, d)
             targets: Item ids. (N,)
+            excluded: Items that cannot come next, 0 for none; the target must not be among them. (N, H)
 
         Returns:
             (N,)
@@ -85,10 +97,11 @@ class TokenTree(nn.Module):
         state_blocks = states[order].split(counts.tolist())
         slot_blocks = self.slot[targets[order]].split(counts.tolist())
         leaf_blocks = leaves[self.by_cluster].split(self.sizes)
+        gone = [None] * len(present) if excluded is None else excluded[order].split(counts.tolist())
         leaf_nll = torch.cat(
             [
-                F.cross_entropy(block @ leaf_blocks[c].T, slots, reduction="none")
-                for c, block, slots in zip(present.tolist(), state_blocks, slot_blocks, strict=True)
+                F.cross_entropy(self._without(block @ leaf_blocks[c].T, out, c), slots, reduction="none")
+                for c, block, slots, out in zip(present.tolist(), state_blocks, slot_blocks, gone, strict=True)
             ]
         )
         cluster_nll = F.cross_entropy(self._of_items(cluster_logits), cluster, reduction="none")
@@ -98,16 +111,19 @@ class TokenTree(nn.Module):
         """Log p(cluster | history); that of a cluster without items is the least finite number. (B, K) -> (B, K)"""
         return self._of_items(cluster_logits).log_softmax(dim=-1)
 
-    def leaf_log_probs(self, branches: Tensor, leaves: Tensor, clusters: Tensor) -> Tensor:
+    def leaf_log_probs(
+        self, branches: Tensor, leaves: Tensor, clusters: Tensor, excluded: Tensor | None = None
+    ) -> Tensor:
         """Log p(item | history, cluster) of the items of given clusters.
 
         Args:
             branches: The state at each of the given cluster tokens, had it come next. (B, C, d)
             leaves: Output vector of every item. (n_items, d)
             clusters: (B, C), or (C,) where they are the same for all rows.
+            excluded: Items that cannot come next, 0 for none. (B, H)
 
         Returns:
-            (B, C, R) by slot, the least finite number where there is no item.
+            (B, C, R) by slot, the least finite number where there is no item, or one that is excluded.
         """
         members = self.members[clusters]
         if clusters.dim() == 1:
@@ -116,28 +132,37 @@ class TokenTree(nn.Module):
         else:
             logits = (leaves[members] @ branches[..., None]).squeeze(-1)
         least = torch.finfo(logits.dtype).min
-        logits = logits.masked_fill_(members == 0, least)
+        nothing = members == 0
+        if excluded is not None:
+            gone = torch.zeros(len(logits), len(self.item_cluster), dtype=torch.bool, device=logits.device)
+            gone.scatter_(1, excluded, True)
+            row = torch.arange(len(logits), device=logits.device)[:, None, None]
+            nothing = nothing | gone[row, members]
+        logits = logits.masked_fill_(nothing, least)
         if self.placed is None:
-            return logits.log_softmax(dim=-1)
+            return logits.log_softmax(dim=-1).masked_fill(nothing, least)
         is_placed = self.placed[members]
         of_learned = logits.masked_fill(is_placed, least).logsumexp(dim=-1, keepdim=True)
-        return (logits + self.offset * is_placed - of_learned).masked_fill(members == 0, least)
+        return (logits + self.offset * is_placed - of_learned).masked_fill(nothing, least)
 
-    def log_probs(self, cluster_logits: Tensor, branches: Tensor, leaves: Tensor) -> Tensor:
+    def log_probs(
+        self, cluster_logits: Tensor, branches: Tensor, leaves: Tensor, excluded: Tensor | None = None
+    ) -> Tensor:
         """Exact log-probability of every item.
 
         Args:
             cluster_logits: (B, K)
             branches: The state at each cluster token, had it come next. (B, K, d)
             leaves: Output vector of every item. (n_items, d)
+            excluded: Items that cannot come next, 0 for none. (B, H)
 
         Returns:
-            (B, n_items); the padding item's column is the least finite number.
+            (B, n_items); the columns of the padding item and of excluded ones are the least finite number.
         """
         if self.placed is None and leaves.device.type == "cpu":
-            return self._log_probs_by_cluster(cluster_logits, branches, leaves)
+            return self._log_probs_by_cluster(cluster_logits, branches, leaves, excluded)
         every = torch.arange(len(self.members), device=self.members.device)
-        leaf_log_probs = self.leaf_log_probs(branches, leaves, every)
+        leaf_log_probs = self.leaf_log_probs(branches, leaves, every, excluded)
         # Summed where they lie, then one selection of columns: two by pairs of indices take far longer.
         whole = (leaf_log_probs + self.cluster_log_probs(cluster_logits)[:, :, None]).flatten(1)
         scores = whole.index_select(1, self.item_cluster * leaf_log_probs.shape[2] + self.slot)
@@ -145,29 +170,68 @@ class TokenTree(nn.Module):
         return scores
 
     def log_prob_blocks(
-        self, cluster_logits: Tensor, branches: Tensor, leaves: Tensor, size: int
+        self, cluster_logits: Tensor, branches: Tensor, leaves: Tensor, size: int, excluded: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """:meth:`log_probs` cluster by cluster, of at most so many items at a time, none of them placed.
 
         A cluster with more items than that is scored twice: its denominator comes first.
+
+        Args:
+            cluster_logits, branches, leaves, excluded: As of :meth:`log_probs`.
+            size: Items of a block at most.
 
         Yields:
             Item ids (M',), ascending, and scores (B, M').
         """
         cluster_log_probs = self.cluster_log_probs(cluster_logits)
         for cluster, ids in enumerate(self.by_cluster.split(self.sizes)):
-            state, parts = branches[:, cluster], ids.split(size)
-            logits = [] if len(parts) > 1 else [state @ leaves[part].T for part in parts]
-            sums = [of_part.logsumexp(dim=1) for of_part in logits or (state @ leaves[part].T for part in parts)]
+            parts = ids.split(size)
+            logits_of = partial(self._part_logits, branches[:, cluster], leaves, parts, cluster, excluded)
+            logits = [] if len(parts) > 1 else [logits_of(0)]
+            sums = [of_part.logsumexp(dim=1) for of_part in logits or map(logits_of, range(len(parts)))]
             shift = (cluster_log_probs[:, cluster] - torch.stack(sums).logsumexp(dim=0))[:, None]
             for n, part in enumerate(parts):
-                yield part, (logits[n] if logits else state @ leaves[part].T) + shift
+                shifted = (logits[n] if logits else logits_of(n)) + shift
+                # Once more: where nothing of a cluster is left, the shift has brought its items back.
+                yield part, self._without(shifted, excluded, cluster, n * size)
 
-    def _log_probs_by_cluster(self, cluster_logits: Tensor, branches: Tensor, leaves: Tensor) -> Tensor:
+    def _part_logits(
+        self,
+        state: Tensor,
+        leaves: Tensor,
+        parts: Sequence[Tensor],
+        cluster: int,
+        excluded: Tensor | None,
+        n: int,
+    ) -> Tensor:
+        """What the n-th part of a cluster's items have at its branch. (B, M')"""
+        return self._without(state @ leaves[parts[n]].T, excluded, cluster, n * len(parts[0]))
+
+    def _without(self, logits: Tensor, excluded: Tensor | None, cluster: int, first: int = 0) -> Tensor:
+        """Set excluded items to the least finite number, in place.
+
+        Args:
+            logits: Of a cluster's items by slot, or of those from slot ``first`` on. (N, M)
+            excluded: Items, 0 for none; None for none at all. (N, H)
+            cluster: Which one.
+            first: The first slot.
+        """
+        if excluded is None:
+            return logits
+        place = self.slot[excluded] - first
+        here = (self.item_cluster[excluded] == cluster) & (excluded > 0) & (place >= 0) & (place < logits.shape[1])
+        row, column = here.nonzero(as_tuple=True)
+        logits[row, place[row, column]] = torch.finfo(logits.dtype).min
+        return logits
+
+    def _log_probs_by_cluster(
+        self, cluster_logits: Tensor, branches: Tensor, leaves: Tensor, excluded: Tensor | None = None
+    ) -> Tensor:
         """:meth:`log_probs` without the padding of the smaller clusters, which is most of a processor's work there."""
         scores = leaves.new_empty(len(branches), 1 + len(self.by_cluster))  # by cluster, behind the padding item
         scores[:, 0], end = torch.finfo(leaves.dtype).min, 1
-        for ids, of_cluster in self.log_prob_blocks(cluster_logits, branches, leaves, len(self.item_cluster)):
+        size = len(self.item_cluster)
+        for ids, of_cluster in self.log_prob_blocks(cluster_logits, branches, leaves, size, excluded):
             start, end = end, end + len(ids)
             scores[:, start:end] = of_cluster
         place = torch.zeros_like(self.item_cluster)

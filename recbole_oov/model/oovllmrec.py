@@ -70,6 +70,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         self.augmentation = float(config["augmentation"])
         self.item_augmentation = float(config["item_augmentation"])
         self.item_softmax = float(config["item_softmax"])
+        self.excludes_history = config["history_items"] == "excluded"
         self.prompts, of_tasks = history_prompts(config), task_prompts(config)
         everything = (self.prompts, *of_tasks.values())
         self.question = getattr(self.prompts, config["eval_prompts"])[0]
@@ -100,6 +101,11 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         self.register_buffer("words_fingerprint", words_fingerprint(self.word_tokenizer, values))
         self.register_buffer("prompts_fingerprint", prompts_fingerprint(everything, text_ids[trained]))
         self.histories = histories
+        if self.excludes_history and (n_repeats := histories.n_repeats()):
+            self.logger.warning(
+                f"history_items: excluded recommends no item of a history, but {n_repeats} of {len(histories.items)} "
+                f"training interactions repeat one of their user's; give scored to learn from them"
+            )
         self.decoding, self.n_beams = config["decoding"], config["n_beams"]
         self.placement: Placement | None = None
         vocabulary = make_vocabulary(config, dataset, histories)
@@ -364,15 +370,33 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         # The state before the item helps to tell which of the cluster's items it is: without it a small backbone
         # must first learn to look one token back from the cluster token before the last item counts at all.
         logits, leaves = self._cluster_logits(before), self._leaves()
-        loss = self.tree.nll(logits, at_cluster + before, leaves, wanted).mean()
+        excluded = self._had_before(items, targets) if self.excludes_history else None
+        loss = self.tree.nll(logits, at_cluster + before, leaves, wanted, excluded).mean()
         if self.item_softmax:
-            loss = loss + self.item_softmax * self._item_nll(logits, before, leaves, wanted).mean()
+            loss = loss + self.item_softmax * self._item_nll(logits, before, leaves, wanted, excluded).mean()
         others = [task.loss(self, self.task_rows, users.device) for task in self.tasks.values()]
         if self.direct is not None:
             others.append(self._direct_loss(users, targets))
         return loss + self.task_weight * sum(others)
 
-    def _item_nll(self, cluster_logits: Tensor, before: Tensor, leaves: Tensor, wanted: Tensor) -> Tensor:
+    def _had_before(self, items: Tensor, targets: Tensor) -> Tensor:
+        """Of every target the items that were read before it, but for the target itself; 0 for none.
+
+        Args:
+            items: Histories, and behind each its last target. (B, L + 1)
+            targets: The item after each of a history, 0 where it is none to learn from. (B, L)
+
+        Returns:
+            (N, L)
+        """
+        row, position = targets.nonzero(as_tuple=True)
+        had = items[row, :-1]
+        place = torch.arange(had.shape[1], device=items.device)
+        return had.masked_fill((place > position[:, None]) | (had == targets[row, position][:, None]), 0)
+
+    def _item_nll(
+        self, cluster_logits: Tensor, before: Tensor, leaves: Tensor, wanted: Tensor, excluded: Tensor | None = None
+    ) -> Tensor:
         """Negative log-likelihood of items in one softmax over all of them, by what is known before the cluster token.
 
         In the tree an item is told from those of its own cluster alone. Here it is from all others as well, as in
@@ -383,12 +407,16 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
             before: States before the items. (N, d)
             leaves: Output vector of every item. (n_items, d)
             wanted: Item ids. (N,)
+            excluded: Items that cannot come next, 0 for none. (N, H)
 
         Returns:
             (N,)
         """
         items = self.trained_items
         logits = before @ leaves[items].T + cluster_logits[:, self.oov_item_cluster[items]]
+        if excluded is not None:
+            row, place = excluded.nonzero(as_tuple=True)
+            logits[row, torch.searchsorted(items, excluded[row, place])] = torch.finfo(logits.dtype).min
         return F.cross_entropy(logits, torch.searchsorted(items, wanted), reduction="none")
 
     def _direct_loss(self, users: Tensor, targets: Tensor) -> Tensor:
@@ -461,11 +489,11 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         self._calibrate()
         if self.decoding == "beam":
             return as_scores(*self._beams(interaction), self.n_items)
-        return self._scores(self._branches(interaction))
+        return self._scores(self._branches(interaction), self._excluded(interaction))
 
-    def _scores(self, states: tuple[Tensor, Tensor]) -> Tensor:
-        """Exact scores of all items from what :meth:`_branches` gives. (B, n_items)"""
-        scores = self.tree.log_probs(*states, self._leaves())
+    def _scores(self, states: tuple[Tensor, Tensor], excluded: Tensor | None) -> Tensor:
+        """Exact scores of all items from what :meth:`_branches` and :meth:`_excluded` give. (B, n_items)"""
+        scores = self.tree.log_probs(*states, self._leaves(), excluded)
         if self.placement is not None and self.placement.spread:
             oov = self.placement.oov.nonzero().squeeze(1)
             scores = scores.index_copy(1, oov, self._weights(states, self.placement.of_items(oov)))
@@ -479,7 +507,9 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         return None if self.decoding == "beam" or self.placement is not None else self._score_blocks
 
     def _score_blocks(self, interaction: Interaction, size: int) -> Blocks:
-        return self.tree.log_prob_blocks(*self._branches(interaction), self._leaves(), size)
+        return self.tree.log_prob_blocks(
+            *self._branches(interaction), self._leaves(), size, self._excluded(interaction)
+        )
 
     def _beams(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
         """What beam search finds: scores and items. (B, n_beams) each"""
@@ -488,7 +518,15 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
             return self._branches(interaction, clusters)[1]
 
         first, _ = self._branches(interaction, interaction[self.USER_ID].new_empty(len(interaction), 0))
-        return beam_search(self.tree, first, branches_of, self._leaves(), self.n_beams)
+        excluded = self._excluded(interaction)
+        return beam_search(self.tree, first, branches_of, self._leaves(), self.n_beams, excluded)
+
+    def _excluded(self, interaction: Interaction) -> Tensor | None:
+        """Items that cannot come next: those of the history that is read, if ``history_items`` says so. (B, L)"""
+        if not self.excludes_history or self.rank_by == "direct":
+            return None
+        items: Tensor = self._asked_after(interaction)[self.ITEM_SEQ]
+        return items
 
     def _branches(self, interaction: Interaction, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits of the next cluster (B, K), and the states at all cluster tokens, or at chosen ones (B, C), had each
@@ -529,7 +567,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
             rows = Interaction({self.USER_ID: users, self.ITEM_SEQ: histories, self.ITEM_SEQ_LEN: lengths})
             logits, branches = self._branches(rows)
             of_clusters = self.tree.cluster_log_probs(logits)[:, clusters]
-            return of_clusters, self._scores((logits, branches))[:, items] - of_clusters
+            return of_clusters, self._scores((logits, branches), self._excluded(rows))[:, items] - of_clusters
 
         return explain_by_occlusion(history, self.oov_item_cluster[history], score)
 

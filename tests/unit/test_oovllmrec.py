@@ -65,6 +65,7 @@ def test_predict_agrees_with_full_sort_and_with_any_batch(circles: Any, model: A
         {"clustering": "separate", "user_tokens": False},
         {"residual_codes": 2, "item_augmentation": 0},
         {"oov_tokens": "semantic", "item_vectors": "content", "rank_tokens": "own"},
+        {"history_items": "excluded"},
     ],
 )
 def test_the_loss_is_the_score_of_the_target(circles: Any, options: dict[str, Any]) -> None:

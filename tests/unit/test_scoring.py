@@ -172,3 +172,46 @@ def test_beams_that_outnumber_the_items_of_their_clusters_are_empty_not_invalid(
     assert items.tolist() == [[1]]
     scores = as_scores(found, items, 4)
     assert (scores[0, [0, 2, 3]] == torch.finfo(torch.float32).min).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 29), min_size=4, max_size=4), min_size=3, max_size=3), st.integers(0, 1000))
+def test_excluded_items_are_as_if_they_were_not_in_the_tree(excluded: list[list[int]], seed: int) -> None:
+    tree, logits, branches, leaves = a_tree(seed)
+    out = torch.tensor(excluded)
+    scores = tree.log_probs(logits, branches, leaves, out)
+    least = torch.finfo(scores.dtype).min
+    every = torch.arange(5)
+    by_slot = tree.leaf_log_probs(branches, leaves, every, out) + tree.cluster_log_probs(logits)[:, :, None]
+    for row, gone in enumerate(excluded):
+        left = [item for item in range(1, 30) if item not in gone]
+        assert (scores[row, [0, *gone]] == least).all() and (scores[row, left] > least / 2).all()
+        for item in left:
+            cluster = int(tree.item_cluster[item])
+            rivals = [other for other in left if int(tree.item_cluster[other]) == cluster]
+            own = (branches[row, cluster] @ leaves[rivals].T).log_softmax(0)[rivals.index(item)]
+            expected = own + tree.cluster_log_probs(logits)[row, cluster]
+            torch.testing.assert_close(scores[row, item], expected)
+            torch.testing.assert_close(by_slot[row, cluster, tree.slot[item]], expected)
+            nll = tree.nll(
+                logits[row, None], branches[row, None, cluster], leaves, torch.tensor([item]), out[row, None]
+            )
+            torch.testing.assert_close(nll, -expected[None])
+    for size in (2, 100):
+        blocks = list(tree.log_prob_blocks(logits, branches, leaves, size, out))
+        for ids, part in blocks:
+            torch.testing.assert_close(part, scores[:, ids])
+
+
+def test_beams_end_in_no_excluded_item_even_where_nothing_else_is_left() -> None:
+    tree, logits, branches, leaves = a_tree(3)
+    gone = [item for item in range(1, 30) if int(tree.item_cluster[item]) in (0, 1)][:40]
+    out = torch.tensor([gone] * 3)
+    found, items = beam_search(
+        tree, logits, lambda c: branches.gather(1, c[..., None].expand(-1, -1, 8)), leaves, 30, out
+    )
+    exact = tree.log_probs(logits, branches, leaves, out)
+    assert not torch.isin(items, out).any()
+    real = items > 0
+    assert real.sum(1).tolist() == [29 - len(gone)] * 3 and (found[~real] == torch.finfo(found.dtype).min).all()
+    torch.testing.assert_close(found[real], exact.gather(1, items)[real])
