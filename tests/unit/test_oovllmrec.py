@@ -10,9 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from recbole.data import create_dataset, data_preparation
+from recbole.data.interaction import Interaction
 from recbole.utils import get_model, init_seed
 
 from recbole_oov.data.content import item_content
+from recbole_oov.data.histories import NEXT_ITEMS
 from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.lm.identifiers import every_interaction
 from recbole_oov.runner import trainer_class
@@ -74,9 +76,13 @@ def test_the_loss_is_the_score_of_the_target(circles: Any, options: dict[str, An
     torch.testing.assert_close(model.calculate_loss(rows), -model.predict(rows).mean(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("history_items", ["scored", "excluded"])
 @pytest.mark.parametrize("rank_tokens", ["shared", "own"])
-def test_the_item_softmax_is_over_all_trained_items_from_the_state_before(circles: Any, rank_tokens: str) -> None:
-    plain, model = (build(circles, rank_tokens=rank_tokens, item_softmax=weight) for weight in (0, 0.5))
+def test_the_item_softmax_is_over_all_trained_items_from_the_state_before(
+    circles: Any, rank_tokens: str, history_items: str
+) -> None:
+    own = {"rank_tokens": rank_tokens, "history_items": history_items}
+    plain, model = (build(circles, item_softmax=weight, **own) for weight in (0, 0.5))
     rows = circles.loaders[0]._dataset.inter_feat[:40]
     trained = sorted(set(model.histories.items.tolist()))
     with torch.no_grad():
@@ -87,10 +93,63 @@ def test_the_item_softmax_is_over_all_trained_items_from_the_state_before(circle
         before, _, found = model._read(rows["user_id"], F.pad(items, (0, 1)), lengths, targets, model.question)
         assert torch.equal(found, wanted)
         logits = before.double() @ model._leaves().double().T + cluster_logits.double()[:, model.oov_item_cluster]
+        if history_items == "excluded":
+            assert not (items == wanted[:, None]).any()
+            logits[torch.arange(40)[:, None], items] = -torch.inf
         expected = (logits[:, trained].logsumexp(1) - logits[torch.arange(40), wanted]).mean()
         more = model.calculate_loss(rows) - plain.calculate_loss(rows)
     torch.testing.assert_close(more.double(), 0.5 * expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(model.full_sort_predict(rows), plain.full_sort_predict(rows))
+
+
+def test_an_excluded_history_takes_no_probability_and_leaves_the_others_order(circles: Any, model: Any) -> None:
+    """Of an item of the same cluster it takes the rest's place; windows and rows learn the same."""
+    without = build(circles, history_items="excluded")
+    without.load_state_dict(model.state_dict())
+    rows = circles.loaders[1]._dataset.inter_feat
+    history, scores = rows["item_id_list"], without.full_sort_predict(rows)
+    gone = torch.zeros_like(scores, dtype=torch.bool).scatter(1, history, True)
+    gone[:, 0] = True
+    assert (scores[gone] == torch.finfo(scores.dtype).min).all() and (scores[~gone] > -50).all()
+    everything = model.full_sort_predict(rows)
+    of_cluster = F.one_hot(model.oov_item_cluster, model.n_clusters).float()
+    cluster_mass = everything.exp() @ of_cluster
+    left = everything.exp().masked_fill(gone, 0) @ of_cluster
+    expected = everything + (cluster_mass / left.clamp_min(1e-30)).log()[:, model.oov_item_cluster]
+    torch.testing.assert_close(scores[~gone], expected[~gone], atol=1e-4, rtol=1e-4)
+
+    without.decoding, without.n_beams = "beam", model.n_clusters
+    beams = without.full_sort_predict(rows)
+    found = beams > torch.finfo(beams.dtype).min
+    assert not (found & gone).any() and found.any(1).all()
+    torch.testing.assert_close(beams[found], scores[found], atol=1e-5, rtol=1e-5)
+
+
+def test_an_excluded_history_is_no_wrong_answer_in_any_window(circles: Any) -> None:
+    """A window's loss is that of RecBole's rows, each with what came before it alone."""
+    model = build(circles, history_items="excluded", item_softmax=1.0)
+    users = circles.loaders[0]._dataset.inter_feat[:200]
+    one = users["user_id"] == users["user_id"][0]
+    rows = users[one]
+    longest = int(rows["item_length"].argmax())
+    length = int(rows["item_length"][longest])
+    window = rows[torch.tensor([longest])]
+    targets = torch.zeros_like(window["item_id_list"])
+    targets[0, : length - 1] = window["item_id_list"][0, 1:length]
+    targets[0, length - 1] = window["item_id"][0]
+    window.update(Interaction({NEXT_ITEMS: targets}))
+    assert len(rows) == length > 3
+    torch.testing.assert_close(model.calculate_loss(window), model.calculate_loss(rows), atol=1e-5, rtol=1e-5)
+
+
+def test_repeats_in_training_are_said_where_a_history_is_excluded(circles: Any, tmp_path: Any, caplog: Any) -> None:
+    histories = {user: [*items[:3], items[0], *items[3:]] for user, items in circles.histories.items()}
+    write_atomic(tmp_path, "circles", histories, {f"i{i}": "Sea" for i in range(24)})
+    config = circles.config("OOVLLMRec", data_path=str(tmp_path), history_items="excluded")
+    dataset = data_preparation(config, create_dataset(config))[0]._dataset
+    get_model("OOVLLMRec")(config, dataset)
+    n = sum(len(items) - 2 for items in histories.values())
+    assert f"history_items: excluded recommends no item of a history, but 60 of {n} training" in caplog.text
 
 
 def test_item_text_follows_the_item_and_changes_the_scores(circles: Any) -> None:
@@ -143,15 +202,18 @@ def train(circles: Any, data: Any, **options: Any) -> Any:
     return model, trainer.evaluate(loaders[2], load_best_model=False)
 
 
-@pytest.mark.parametrize(("rank_tokens", "item_softmax"), [("shared", 0.0), ("own", 0.0), ("shared", 1.0)])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"rank_tokens": "own"}, {"item_softmax": 1.0}, {"item_softmax": 1.0, "history_items": "excluded"}],
+    ids=["shared", "own", "softmax", "excluded"],
+)
 def test_it_learns_what_decides_the_next_item(
-    circles: Any, rank_tokens: str, item_softmax: float, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    circles: Any, more: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = {"epochs": 20, "stopping_step": 20, "eval_step": 5, "train_batch_size": 64, "learning_rate": 0.01}
     metrics = {"topk": [1], "metrics": ["Recall", "NDCG"], "valid_metric": "NDCG@1"}
-    options |= {"rank_tokens": rank_tokens, "item_softmax": item_softmax}
-    _, result = train(circles, circles.loaders, **options, **metrics)
+    _, result = train(circles, circles.loaders, **options, **more, **metrics)
     # One of 24 by chance, one of 12 by the user's circle; .80 to 1.0 over eight seeds, whatever the versions.
     assert result["recall@1"] > 0.7
 
@@ -292,6 +354,8 @@ def test_a_prompt_of_nothing_but_the_user_needs_the_user(circles: Any, tmp_path:
         ({"oov_tokens": "semantic", "item_vectors": "both"}, "item_vectors: oov_tokens: semantic walks nowhere"),
         ({"item_softmax": -1}, "item_softmax: -1 is not allowed; give a number"),
         ({"item_softmax": True}, "item_softmax: True is not allowed"),
+        ({"history_items": "masked"}, "history_items: 'masked' is not one of scored, excluded"),
+        ({"history_items": "excluded", "oov_items": "placed"}, "history_items: excluded leaves .* oov_items: placed"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(circles: Any, options: dict[str, Any], message: str) -> None:
