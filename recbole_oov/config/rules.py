@@ -228,7 +228,7 @@ RULES: dict[str, Rule] = {
     "sampler": NONE | _SAMPLER,
     "pool": NONE | whole(1),
     "first": _SAMPLER,
-    "search_budget": number(0, above=True),
+    "search_budget": NONE | number(0, above=True),
     "search_epochs": whole(1),
     "search_width": whole(1),
     "finalists": whole(1),

@@ -43,7 +43,7 @@ class AutoSample(GeneralRecommender):
     @staticmethod
     def config_problems(values: Mapping[str, Any]) -> list[str]:
         """What in the configuration keeps the search from working."""
-        from recbole_oov.sampler.contest import halving_sizes
+        from recbole_oov.sampler.contest import BUDGET_OF_COMPARISONS, halving_sizes
         from recbole_oov.sampler.drawing import candidate_names, read_sampler, with_pool
 
         problems = one_negative("model AutoSample", values)
@@ -89,9 +89,10 @@ class AutoSample(GeneralRecommender):
             )
         # Each of them is trained for an epoch at the least, in each round.
         least = {"halving": sum(halving_sizes(len(names))), "random": min(values["finalists"], len(names))}
-        if values["search_budget"] < least.get(values["search"], 0):
+        budget = BUDGET_OF_COMPARISONS if values["search_budget"] is None else values["search_budget"]
+        if budget < least.get(values["search"], 0):
             problems.append(
-                f"search_budget: {values['search_budget']} is less than the {least[values['search']]} epochs that "
+                f"search_budget: {budget} is less than the {least[values['search']]} epochs that "
                 f"search: {values['search']} takes with one for each comparison; raise it or name fewer samplers"
             )
         return problems

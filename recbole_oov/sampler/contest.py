@@ -8,6 +8,12 @@ from typing import Any
 
 from recbole_oov.sampler.drawing import Drawing
 
+FOLLOW_THE_FIRST = ("gradient", "lot")
+"""Searches that train one sampler to the end before others: where no budget is given, theirs follows what that took."""
+
+BUDGET_OF_COMPARISONS = 56
+"""That of the others, in epochs of dns, where none is given: nothing is known yet of how long a training is."""
+
 
 @dataclass
 class Contender:

@@ -30,7 +30,7 @@ from recbole_oov.processes import from_all, from_first, share_of, sum_of_all
 from recbole_oov.randomness import random_state, set_random_state
 from recbole_oov.sampler.base_models import BaseModel, base_model_of, check_learns_from_negatives
 from recbole_oov.sampler.choice import Sampler, get_sampler
-from recbole_oov.sampler.contest import Contender, halving_sizes
+from recbole_oov.sampler.contest import BUDGET_OF_COMPARISONS, FOLLOW_THE_FIRST, Contender, halving_sizes
 from recbole_oov.sampler.drawing import Drawing, candidate_names, read_sampler, with_pool
 from recbole_oov.sampler.mixture import Mixture, first_rows
 from recbole_oov.sampler.pools import NegativePools
@@ -42,6 +42,9 @@ from recbole_oov.trainer.search_report import SearchReport, Training, report_lin
 from recbole_oov.trainer.several_trainings import SeveralTrainingsMixin
 
 Options = dict[str, Any]
+
+_RUNS = 2.5
+"""How many trainings like the first one the search may be worth where no ``search_budget`` is given."""
 
 _PATIENCE_BEHIND = 0.5
 """The share of ``stopping_step`` that a training has which is not ahead of the best one before it."""
@@ -103,11 +106,11 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
             self.bring_back(saved=saved)
             self._name(report, report.trainings[report.kept].name)
             fitted = self.best_valid_score, self.best_valid_result
-        if len(report.trainings) == 1 < len(report.line_up):
+        if len(report.trainings) == 1 < len(report.line_up):  # with a budget that was given
             getLogger().warning(
                 f"search_budget: {self.config['search_budget']}, but the probabilities and {report.winner} alone did "
                 f"the work of {report.gradient_work + report.trainings[0].work:.0f} epochs of dns, and nothing was "
-                f"trained beside it; raise search_budget to about {self._enough(report)}"
+                f"trained beside it; raise search_budget to about {self._enough(report)}, or leave it out"
             )
         self._beginning = self._set_aside = self._start = None
         self._account(report)
@@ -128,26 +131,26 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
             self._name(report, "mixture")
             return report
         begun, places = time.perf_counter(), list(range(len(samplers)))
-        budget = config["search_budget"] * self._unit
+        budget = self._budget(report) * self._unit
         if report.kind in ("lot", "random"):
             lots = np.random.default_rng(config["seed"]).permutation(len(samplers)).tolist()
             places = lots if report.kind == "lot" else sorted(lots[: config["finalists"]])
         if report.kind == "gradient":
             self._steer_by(valid_data)
-            places, spent = self._gradient_search(samplers, valid_data, budget // 2, report)
+            places, spent = self._gradient_search(samplers, valid_data, budget / 2, report)
             report.gradient_work, self._steering = spent / self._unit, None
             report.gradient_seconds = time.perf_counter() - begun
         elif report.kind != "lot":
             places, spent = self._compare(samplers, places, budget, valid_data, report)
             report.comparison_work = spent / self._unit
             report.comparison_seconds = time.perf_counter() - begun
-        if (work := report.gradient_work + report.comparison_work) > 1.1 * config["search_budget"]:
+        if (work := report.gradient_work + report.comparison_work) > 1.1 * (limit := self._budget(report)):
             getLogger().warning(
-                f"search_budget: {config['search_budget']}, but the search did the work of {work:.0f} epochs of dns: "
+                f"search_budget: {limit:g}, but the search did the work of {work:.0f} epochs of dns: "
                 f"an epoch is the least that it does, and some samplers are dear; raise it, or name fewer samplers or "
                 f"smaller pools"
             )
-        several = report.kind in ("gradient", "lot") and self.eval_step > 0 and config["finalists"] > 1
+        several = report.kind in FOLLOW_THE_FIRST and self.eval_step > 0 and config["finalists"] > 1
         if several and (first := self._first(samplers)) is not None:
             places = [first, *(at for at in places if at != first)]
         report.line_up = [report.samplers[at] for at in places[: config["finalists"] if several else 1]]
@@ -210,7 +213,7 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
         since, running.work_at_validation = running.work - running.work_at_validation, running.work
         if report.trainings and not self._better(running.score, (best := report.trainings[report.kept]).score):
             # Going on to the next validation would go beyond the budget.
-            running.cut = self._spent(report) + since > self.config["search_budget"]
+            running.cut = self._spent(report) + since > self._budget(report)
             if running.cut or running.waited > self.stopping_step * _PATIENCE_BEHIND:
                 getLogger().info(
                     f"[Search] {running.name} given up: {running.score:.4f} on validation, where {best.name} reached "
@@ -247,7 +250,19 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
     def _goes_on(self, report: SearchReport) -> bool:
         """Whether there is another one to train, and the budget could bear that what is best until now was in vain."""
         at_most = self._spent(report) + report.trainings[report.kept].work
-        return len(report.trainings) < len(report.line_up) and at_most <= self.config["search_budget"]
+        return len(report.trainings) < len(report.line_up) and at_most <= self._budget(report)
+
+    def _budget(self, report: SearchReport) -> float:
+        """The work that the search may do, in epochs of dns; no end to it while it follows a first training to come."""
+        if (given := self.config["search_budget"]) is not None:
+            return float(given)
+        if report.kind not in FOLLOW_THE_FIRST:
+            return BUDGET_OF_COMPARISONS
+        if not report.trainings:
+            return math.inf
+        first = report.trainings[0].work
+        # However dear the probabilities were, one more can begin.
+        return max(_RUNS * first, report.gradient_work + first)
 
     def _enough(self, report: SearchReport) -> int:
         """A budget for the trainings of some samplers, of as many epochs as the first one took."""
@@ -284,7 +299,7 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
     # ---- the gradient search ----
 
     def _gradient_search(
-        self, samplers: list[tuple[Sampler, Options]], valid_data: Any, budget: int, report: SearchReport
+        self, samplers: list[tuple[Sampler, Options]], valid_data: Any, budget: float, report: SearchReport
     ) -> tuple[list[int], int]:
         """Learn the probabilities, for ``search_epochs`` or until another epoch would go beyond ``budget``, and keep
         the weights that ``initialisation`` asks for.
@@ -354,7 +369,7 @@ class AutoSampleTrainer(SeveralTrainingsMixin, PoolSamplingMixin, Trainer):
         self,
         samplers: list[tuple[Sampler, Options]],
         places: list[int],
-        budget: int,
+        budget: float,
         valid_data: Any,
         report: SearchReport,
     ) -> tuple[list[int], int]:

@@ -347,6 +347,24 @@ def test_a_budget_for_one_training_alone_says_so(
     assert len(train(data_path, "AutoSample", **enough)[0].trainer.search_report.trainings) == 2
 
 
+@pytest.mark.parametrize("search", ["gradient", "lot"])
+def test_without_a_budget_another_one_is_trained_however_long_a_training_is(
+    data_path: Path, in_order: dict[str, Any], search: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The search is worth 2.5 trainings like the first, or one beside the probabilities where those are dear."""
+    free = {**in_order, "search": search, "search_budget": None}
+    for epochs in (2, 25):
+        three = {**free, "samplers": "[easiest, dns, uniform]", "finalists": 3, "epochs": epochs}
+        with caplog.at_level(logging.WARNING):
+            report = train(data_path, "AutoSample", **three)[0].trainer.search_report
+        assert "search_budget" not in caplog.text and len(report.trainings) >= 2
+        spent = report.gradient_work + sum(own.work for own in report.others)
+        first = report.trainings[0].work
+        dear = report.gradient_work > 1.5 * first
+        assert dear == (search == "gradient" and epochs == 2)
+        assert spent <= (report.gradient_work + first if dear else 2.5 * first)
+
+
 def test_one_finalist_is_the_most_probable(data_path: Path, in_order: dict[str, Any]) -> None:
     alone = {**in_order, "samplers": SECOND, "first": "dns", "finalists": 1, "epochs": 1}
     assert train(data_path, "AutoSample", **alone)[0].trainer.search_report.line_up == ["easiest"]

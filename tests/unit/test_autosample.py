@@ -378,7 +378,7 @@ def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None
         ({"base_model": "BPR", "alpha_every": 0}, r"alpha_every: 0 is not allowed"),
         ({"base_model": "BPR", "final_temperature": 0}, r"final_temperature: 0 is not allowed; it must be .* above 0"),
         ({"base_model": "BPR", "steering_negatives": 0}, r"steering_negatives: 0 is not allowed"),
-        ({"base_model": "BPR", "search_budget": -5}, r"search_budget: -5 is not allowed; it must be a number above 0"),
+        ({"base_model": "BPR", "search_budget": -5}, r"search_budget: -5 is not allowed; it must be None, or a number above 0"),
         (
             {"base_model": "BPR", "search": "halving", "search_budget": 19},
             r"search_budget: 19 is less than the 20 epochs that search: halving takes",
@@ -386,6 +386,10 @@ def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None
         (
             {"base_model": "BPR", "search": "random", "search_budget": 3},
             r"search_budget: 3 is less than the 4 epochs that search: random takes",
+        ),
+        (
+            {"base_model": "BPR", "search": "halving", "samplers": [{"name": "dns", "pool": n} for n in range(2, 40)]},
+            r"search_budget: 56 is less than the 77 epochs that search: halving takes",
         ),
         ({"base_model": "BPR", "pool": 0}, r"pool: 0 is not allowed; it must be None, or a whole number of at least 1"),
         ({"base_model": "BPR", "pool": 3}, r"samplers m: 4 is more than pool, 3; set m to at most pool"),
@@ -428,7 +432,7 @@ def test_samplers_that_cannot_work_are_refused(circles: Any, model: str, options
 
 
 def test_options_may_be_of_each_documented_kind(circles: Any) -> None:
-    options = {"pool": None, "first": {"name": "dns", "pool": 8}, "search": "halving", "search_budget": 20}
+    options = {"pool": None, "first": {"name": "dns", "pool": 8}, "search": "halving", "search_budget": None}
     config = circles.config("AutoSample", base_model="BPR", **options)
     assert {key: config[key] for key in options} == options
 
