@@ -38,7 +38,8 @@ def beam_search(
 
     Returns:
         Log-probabilities, best first, and item ids. Where the clusters of the first step hold fewer items than there
-        are beams, the rest are the least finite number and the padding item. (B, n_beams) each, fewer where the tree
+        are beams, excluded ones not counted, the rest are the least finite number and the padding item. (B, n_beams)
+        each, fewer where the tree
         has fewer items.
     """
     cluster_log_probs = tree.cluster_log_probs(cluster_logits)
@@ -52,7 +53,7 @@ def beam_search(
         totals = (steps[at, :, None] + found).flatten(1)
         best, place = totals.topk(min(n_beams, totals.shape[1]), dim=1)
         item = tree.members[clusters[at]].flatten(1).gather(1, place)
-        item = item.masked_fill(best <= torch.finfo(best.dtype).min / 2, 0)  # nothing is left: an item that is excluded
+        item = item.masked_fill(best <= torch.finfo(best.dtype).min / 2, 0)  # excluded: nothing else was left
         scores.append(best.masked_fill(item == 0, torch.finfo(best.dtype).min))
         items.append(item)
     return torch.cat(scores), torch.cat(items)

@@ -62,6 +62,8 @@ def option_problems(config: Mapping[str, Any]) -> list[str]:
             f"history_items: excluded leaves items out of what new ones are weighed against, which oov_items: "
             f"{config['oov_items']} does not know; give scored, or oov_items: reserved"
         )
+    if config["history_items"] == "excluded" and config["rank_by"] == "direct":
+        problems.append("history_items: excluded is about the history that is read, and rank_by: direct reads none")
     if not isinstance(config["n_beams"], int) or config["n_beams"] < 1:
         problems.append(f"n_beams: {config['n_beams']!r} is not allowed; give a whole number, at least 1")
     elif config["decoding"] == "beam" and config["n_beams"] < (longest := _longest_list(config)):

@@ -24,7 +24,8 @@ class TokenTree(nn.Module):
     cluster's takes its place (:meth:`with_means`).
 
     Items that cannot come next, as those a user has had where nobody repeats one, can be *excluded* row by row: they
-    are in no denominator of that row either, so that an item is no wrong answer for being like one of them.
+    are in no denominator of their clusters in that row, so that an item is no wrong answer for being like one of them.
+    A cluster of which nothing is left keeps its probability.
 
     Args:
         item_cluster: Cluster of every item, padding (row 0) included. (n_items,)
@@ -97,12 +98,11 @@ class TokenTree(nn.Module):
         state_blocks = states[order].split(counts.tolist())
         slot_blocks = self.slot[targets[order]].split(counts.tolist())
         leaf_blocks = leaves[self.by_cluster].split(self.sizes)
-        gone = [None] * len(present) if excluded is None else excluded[order].split(counts.tolist())
+        logits = [block @ leaf_blocks[c].T for c, block in zip(present.tolist(), state_blocks, strict=True)]
+        if excluded is not None:
+            self._drop(logits, excluded[order], cluster[order], counts)
         leaf_nll = torch.cat(
-            [
-                F.cross_entropy(self._without(block @ leaf_blocks[c].T, out, c), slots, reduction="none")
-                for c, block, slots, out in zip(present.tolist(), state_blocks, slot_blocks, gone, strict=True)
-            ]
+            [F.cross_entropy(block, slots, reduction="none") for block, slots in zip(logits, slot_blocks, strict=True)]
         )
         cluster_nll = F.cross_entropy(self._of_items(cluster_logits), cluster, reduction="none")
         return cluster_nll + torch.empty_like(leaf_nll).index_put((order,), leaf_nll)
@@ -206,6 +206,23 @@ class TokenTree(nn.Module):
     ) -> Tensor:
         """What the n-th part of a cluster's items have at its branch. (B, M')"""
         return self._without(state @ leaves[parts[n]].T, excluded, cluster, n * len(parts[0]))
+
+    def _drop(self, logits: list[Tensor], excluded: Tensor, cluster: Tensor, counts: Tensor) -> None:
+        """Set excluded items to the least finite number, in place, in blocks of rows of one cluster each.
+
+        Args:
+            logits: Of all items of a block's cluster. (N_c, M_c) each
+            excluded: Items, 0 for none, of all blocks' rows. (N, H)
+            cluster: Of the rows, ascending. (N,)
+            counts: How many of them each block has.
+        """
+        row, column = ((self.item_cluster[excluded] == cluster[:, None]) & (excluded > 0)).nonzero(as_tuple=True)
+        starts = counts.cumsum(0) - counts
+        block = torch.repeat_interleave(counts)[row]
+        found = torch.bincount(block, minlength=len(counts)).tolist()
+        rows, slots = (row - starts[block]).split(found), self.slot[excluded[row, column]].split(found)
+        for of_block, here, slot in zip(logits, rows, slots, strict=True):
+            of_block[here, slot] = torch.finfo(of_block.dtype).min
 
     def _without(self, logits: Tensor, excluded: Tensor | None, cluster: int, first: int = 0) -> Tensor:
         """Set excluded items to the least finite number, in place.

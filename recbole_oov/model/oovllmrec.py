@@ -102,10 +102,14 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         self.register_buffer("prompts_fingerprint", prompts_fingerprint(everything, text_ids[trained]))
         self.histories = histories
         if self.excludes_history and (n_repeats := histories.n_repeats()):
-            self.logger.warning(
-                f"history_items: excluded recommends no item of a history, but {n_repeats} of {len(histories.items)} "
-                f"training interactions repeat one of their user's; give scored to learn from them"
+            problem = (
+                f"history_items: excluded never recommends an item of the history, but {n_repeats} of "
+                f"{len(histories.items)} training interactions repeat one of their user's; give scored, or "
+                f"data_checks: warn to learn from them and recommend none all the same"
             )
+            if config["data_checks"] != "warn":
+                raise DataError(problem)
+            self.logger.warning(problem)
         self.decoding, self.n_beams = config["decoding"], config["n_beams"]
         self.placement: Placement | None = None
         vocabulary = make_vocabulary(config, dataset, histories)
@@ -360,6 +364,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         else:
             targets = torch.zeros_like(inputs)
             targets[rows, lengths - 1] = interaction[self.POS_ITEM_ID]
+        excluded = self._had_before(inputs, targets) if self.excludes_history else None
         # The last target's cluster token is needed as input: its state predicts the item.
         items = torch.cat([inputs, torch.zeros_like(inputs[:, :1])], dim=1)
         items[rows, lengths] = targets[rows, lengths - 1]
@@ -370,7 +375,6 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         # The state before the item helps to tell which of the cluster's items it is: without it a small backbone
         # must first learn to look one token back from the cluster token before the last item counts at all.
         logits, leaves = self._cluster_logits(before), self._leaves()
-        excluded = self._had_before(items, targets) if self.excludes_history else None
         loss = self.tree.nll(logits, at_cluster + before, leaves, wanted, excluded).mean()
         if self.item_softmax:
             loss = loss + self.item_softmax * self._item_nll(logits, before, leaves, wanted, excluded).mean()
@@ -383,14 +387,14 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         """Of every target the items that were read before it, but for the target itself; 0 for none.
 
         Args:
-            items: Histories, and behind each its last target. (B, L + 1)
+            items: Histories. (B, L)
             targets: The item after each of a history, 0 where it is none to learn from. (B, L)
 
         Returns:
             (N, L)
         """
         row, position = targets.nonzero(as_tuple=True)
-        had = items[row, :-1]
+        had = items[row]
         place = torch.arange(had.shape[1], device=items.device)
         return had.masked_fill((place > position[:, None]) | (had == targets[row, position][:, None]), 0)
 
@@ -523,7 +527,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
 
     def _excluded(self, interaction: Interaction) -> Tensor | None:
         """Items that cannot come next: those of the history that is read, if ``history_items`` says so. (B, L)"""
-        if not self.excludes_history or self.rank_by == "direct":
+        if not self.excludes_history:
             return None
         items: Tensor = self._asked_after(interaction)[self.ITEM_SEQ]
         return items
@@ -560,14 +564,16 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         interaction = self._asked_after(interaction)
         length = int(interaction[self.ITEM_SEQ_LEN][0])
         history = interaction[self.ITEM_SEQ][0, :length]
-        clusters = self.oov_item_cluster[items]
+        clusters, of_history = self.oov_item_cluster[items], self._excluded(interaction)
 
         def score(histories: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
             users = interaction[self.USER_ID].expand(len(histories))
             rows = Interaction({self.USER_ID: users, self.ITEM_SEQ: histories, self.ITEM_SEQ_LEN: lengths})
             logits, branches = self._branches(rows)
             of_clusters = self.tree.cluster_log_probs(logits)[:, clusters]
-            return of_clusters, self._scores((logits, branches), self._excluded(rows))[:, items] - of_clusters
+            # What is left out is not read, but comes no nearer to being recommended: else it would be a new rival.
+            excluded = None if of_history is None else of_history.expand(len(histories), -1)
+            return of_clusters, self._scores((logits, branches), excluded)[:, items] - of_clusters
 
         return explain_by_occlusion(history, self.oov_item_cluster[history], score)
 

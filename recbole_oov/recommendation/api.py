@@ -80,6 +80,10 @@ class Recommender:
         users = _one_or_many("user", user, users)
         histories = _one_or_many("history", history, histories)
         _check_question(users, histories, new_items)
+        if keep_seen and getattr(self.model, "excludes_history", False):
+            raise ConfigError(
+                "keep_seen: the model was trained with history_items: excluded and recommends no item of the history"
+            )
         if explain:
             check_can_explain(self.model, new_items)
         if answers:

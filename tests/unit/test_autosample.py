@@ -378,7 +378,10 @@ def test_a_batch_of_the_search_asks_some_samplers_by_their_probability() -> None
         ({"base_model": "BPR", "alpha_every": 0}, r"alpha_every: 0 is not allowed"),
         ({"base_model": "BPR", "final_temperature": 0}, r"final_temperature: 0 is not allowed; it must be .* above 0"),
         ({"base_model": "BPR", "steering_negatives": 0}, r"steering_negatives: 0 is not allowed"),
-        ({"base_model": "BPR", "search_budget": -5}, r"search_budget: -5 is not allowed; it must be None, or a number above 0"),
+        (
+            {"base_model": "BPR", "search_budget": -5},
+            r"search_budget: -5 is not allowed; it must be None, or a number above 0",
+        ),
         (
             {"base_model": "BPR", "search": "halving", "search_budget": 19},
             r"search_budget: 19 is less than the 20 epochs that search: halving takes",

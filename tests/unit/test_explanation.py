@@ -86,6 +86,28 @@ def test_the_tokens_log_probabilities_add_up_to_the_score(recommender: Recommend
     assert not recommender.recommend(**asked, k=3).explanations
 
 
+def test_where_a_history_is_excluded_what_is_left_out_is_no_new_rival(circles: Any, recommender: Recommender) -> None:
+    config, dataset = circles.config("OOVLLMRec", history_items="excluded"), circles.loaders[0]._dataset
+    model = get_model("OOVLLMRec")(config, dataset).eval()
+    model.load_state_dict(recommender.model.state_dict())
+    rows = circles.loaders[1]._dataset.inter_feat[:1]
+    length = int(rows[model.ITEM_SEQ_LEN][0])
+    history = rows[model.ITEM_SEQ][0, :length]
+    wanted = torch.tensor([item for item in range(1, 25) if item not in history.tolist()][:2])
+    found = model.explain(rows, wanted)
+
+    def scores(items: torch.Tensor) -> torch.Tensor:
+        read = Interaction({model.USER_ID: rows[model.USER_ID], model.ITEM_SEQ: items[None]})
+        read.update(Interaction({model.ITEM_SEQ_LEN: torch.tensor([len(items)])}))
+        return model.tree.log_probs(*model._branches(read), model._leaves(), history[None])[0, wanted]
+
+    whole = scores(history)
+    torch.testing.assert_close(found.cluster_log_probs + found.item_log_probs, whole, atol=1e-5, rtol=1e-5)
+    for at in range(length):
+        rest = torch.cat([history[:at], history[at + 1 :]])
+        torch.testing.assert_close(found.by_item[at], whole - scores(rest), atol=1e-5, rtol=1e-4)
+
+
 def test_an_item_moved_the_score_by_what_is_missing_without_it(recommender: Recommender) -> None:
     model, names = recommender.model, recommender.names
     found = recommender.recommend(user="u4", k=2, explain=True)
@@ -108,6 +130,14 @@ def test_an_item_moved_the_score_by_what_is_missing_without_it(recommender: Reco
             rest = [item for item in history if model.item_tokens(item)[0] != one.name]
             if rest:
                 assert one.moved == pytest.approx(whole - score(rest, why.item), abs=1e-4)
+
+
+def test_a_model_without_its_history_cannot_keep_what_was_seen(circles: Any) -> None:
+    config, dataset = circles.config("OOVLLMRec", history_items="excluded"), circles.loaders[0]._dataset
+    asked = Recommender(config, get_model("OOVLLMRec")(config, dataset), dataset)
+    assert "i1" not in {row.item for row in asked.recommend(history=["i1", "i2"], k=22)}
+    with pytest.raises(ConfigError, match="keep_seen: the model was trained with history_items: excluded"):
+        asked.recommend(history=["i1", "i2"], keep_seen=True)
 
 
 def test_models_that_cannot_explain_say_so(circles: Any, recommender: Recommender) -> None:

@@ -71,6 +71,7 @@ def assert_the_same_in_blocks(ready: Experiment, monkeypatch: pytest.MonkeyPatch
         ("GRU4Rec", {"mask_history": True}),
         ("OOVLLMRec", {**LANGUAGE, "mask_history": True}),
         ("OOVLLMRec", {**LANGUAGE, "oov_split": "random", "oov_items": "reserved"}),
+        ("OOVLLMRec", {**LANGUAGE, "history_items": "excluded", "data_checks": "warn"}),
     ],
 )
 def test_blocks_give_the_numbers_of_all_items_at_once(

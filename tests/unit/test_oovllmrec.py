@@ -102,8 +102,7 @@ def test_the_item_softmax_is_over_all_trained_items_from_the_state_before(
     assert torch.equal(model.full_sort_predict(rows), plain.full_sort_predict(rows))
 
 
-def test_an_excluded_history_takes_no_probability_and_leaves_the_others_order(circles: Any, model: Any) -> None:
-    """Of an item of the same cluster it takes the rest's place; windows and rows learn the same."""
+def test_what_an_excluded_history_would_have_goes_to_the_rest_of_its_clusters(circles: Any, model: Any) -> None:
     without = build(circles, history_items="excluded")
     without.load_state_dict(model.state_dict())
     rows = circles.loaders[1]._dataset.inter_feat
@@ -142,14 +141,22 @@ def test_an_excluded_history_is_no_wrong_answer_in_any_window(circles: Any) -> N
     torch.testing.assert_close(model.calculate_loss(window), model.calculate_loss(rows), atol=1e-5, rtol=1e-5)
 
 
-def test_repeats_in_training_are_said_where_a_history_is_excluded(circles: Any, tmp_path: Any, caplog: Any) -> None:
+def test_repeats_in_training_are_refused_where_a_history_is_excluded(circles: Any, tmp_path: Any, caplog: Any) -> None:
     histories = {user: [*items[:3], items[0], *items[3:]] for user, items in circles.histories.items()}
     write_atomic(tmp_path, "circles", histories, {f"i{i}": "Sea" for i in range(24)})
-    config = circles.config("OOVLLMRec", data_path=str(tmp_path), history_items="excluded")
+    options = {"data_path": str(tmp_path), "history_items": "excluded", "item_softmax": 1.0}
+    config = circles.config("OOVLLMRec", **options)
     dataset = data_preparation(config, create_dataset(config))[0]._dataset
-    get_model("OOVLLMRec")(config, dataset)
     n = sum(len(items) - 2 for items in histories.values())
-    assert f"history_items: excluded recommends no item of a history, but 60 of {n} training" in caplog.text
+    message = f"history_items: excluded never recommends an item of the history, but 60 of {n} training interactions"
+    with pytest.raises(DataError, match=message):
+        get_model("OOVLLMRec")(config, dataset)
+    model = get_model("OOVLLMRec")(circles.config("OOVLLMRec", **options, data_checks="warn"), dataset).eval()
+    assert message in caplog.text
+    rows = dataset.inter_feat
+    again = (rows["item_id_list"] == rows["item_id"][:, None]).any(1)
+    assert again.sum() == 60 and model.calculate_loss(rows[again]) < 30, "learned from, in both losses"
+    assert (model.predict(rows[again]) == torch.finfo(torch.float).min).all(), "and never recommended"
 
 
 def test_item_text_follows_the_item_and_changes_the_scores(circles: Any) -> None:
@@ -356,6 +363,7 @@ def test_a_prompt_of_nothing_but_the_user_needs_the_user(circles: Any, tmp_path:
         ({"item_softmax": True}, "item_softmax: True is not allowed"),
         ({"history_items": "masked"}, "history_items: 'masked' is not one of scored, excluded"),
         ({"history_items": "excluded", "oov_items": "placed"}, "history_items: excluded leaves .* oov_items: placed"),
+        ({"history_items": "excluded", "tasks": ["direct"], "rank_by": "direct"}, "rank_by: direct reads none"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(circles: Any, options: dict[str, Any], message: str) -> None:

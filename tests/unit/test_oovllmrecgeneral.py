@@ -56,8 +56,9 @@ def test_a_user_is_asked_for_after_all_training_items_and_nothing_else(tastes: P
     }
 
 
-def test_the_loss_of_rows_is_that_of_what_came_before(tastes: Path) -> None:
-    model = trained(tastes, epochs=1).model
+@pytest.mark.parametrize("history_items", ["scored", "excluded"])
+def test_the_loss_of_rows_is_that_of_what_came_before(tastes: Path, history_items: str) -> None:
+    model = trained(tastes, epochs=1, history_items=history_items).model
     user = int(model.histories.user_ids[3])
     own = model.histories.of(3)
     rows = Interaction({"user_id": torch.full((2,), user), "item_id": torch.from_numpy(own[[0, 4]])})

@@ -197,15 +197,15 @@ def test_excluded_items_are_as_if_they_were_not_in_the_tree(excluded: list[list[
                 logits[row, None], branches[row, None, cluster], leaves, torch.tensor([item]), out[row, None]
             )
             torch.testing.assert_close(nll, -expected[None])
-    for size in (2, 100):
-        blocks = list(tree.log_prob_blocks(logits, branches, leaves, size, out))
-        for ids, part in blocks:
-            torch.testing.assert_close(part, scores[:, ids])
+    for ids, part in tree.log_prob_blocks(logits, branches, leaves, 2, out):
+        torch.testing.assert_close(part, scores[:, ids])
+    tree.placed = torch.zeros(30, dtype=torch.bool)  # the way of GPUs
+    torch.testing.assert_close(tree.log_probs(logits, branches, leaves, out), scores)
 
 
 def test_beams_end_in_no_excluded_item_even_where_nothing_else_is_left() -> None:
     tree, logits, branches, leaves = a_tree(3)
-    gone = [item for item in range(1, 30) if int(tree.item_cluster[item]) in (0, 1)][:40]
+    gone = [item for item in range(1, 30) if int(tree.item_cluster[item]) in (0, 1)]
     out = torch.tensor([gone] * 3)
     found, items = beam_search(
         tree, logits, lambda c: branches.gather(1, c[..., None].expand(-1, -1, 8)), leaves, 30, out
