@@ -39,8 +39,7 @@ def beam_search(
     Returns:
         Log-probabilities, best first, and item ids. Where the clusters of the first step hold fewer items than there
         are beams, excluded ones not counted, the rest are the least finite number and the padding item. (B, n_beams)
-        each, fewer where the tree
-        has fewer items.
+        each, fewer where the tree has fewer items.
     """
     cluster_log_probs = tree.cluster_log_probs(cluster_logits)
     width = min(n_beams, int((~tree.empty).sum()))
