@@ -101,8 +101,7 @@ def dins(batch: PoolBatch, alpha: float = 1.0) -> Choice:
     assert batch.user is not None and batch.positive is not None
     assert batch.layer_scores is not None and batch.pool is not None
     index = batch.layer_scores.argmax(dim=1)
-    hard = batch.pool(index)
-    return Choice(index, torch.sigmoid(batch.user * batch.positive - batch.user * hard + torch.tensor(alpha).log()))
+    return Choice(index, _positive_share(batch, index, alpha))
 
 
 @register_sampler("ahns", alpha=1.0, beta=0.1, power=-2.0, paper="Lai et al., AAAI 2024")
@@ -112,10 +111,22 @@ def ahns(batch: PoolBatch, alpha: float = 1.0, beta: float = 0.1, power: float =
     The better the positive is known already, the easier its negative. The base of the power is kept away from 0, and
     its sign is that of the base, as for the odd power that the default p gives.
     """
-    base = batch.positive_scores + alpha
-    base = torch.where(base.abs() < 1e-8, torch.full_like(base, 1e-8), base)
-    wanted = beta * base.abs() ** (power + 1) * base.sign()
-    return Choice((batch.scores - wanted[:, None]).abs().argmin(dim=1))
+    return Choice(_nearest_to_wanted(batch, alpha, beta, power))
+
+
+@register_sampler("ahns_dins", mixes=True, alpha=1.0, beta=0.1, power=-2.0, share=1.0, positive=["share"], paper="ours")
+def ahns_dins(
+    batch: PoolBatch, alpha: float = 1.0, beta: float = 0.1, power: float = -2.0, share: float = 1.0
+) -> Choice:
+    """The candidate h that ``ahns`` takes, in every layer, mixed with the positive as ``dins`` does: in every dimension
+    w = share exp(u * e_i) / (share exp(u * e_i) + exp(u * e_h)), e~ = w * e_i + (1 - w) * e_h.
+
+    Ours, of two published ones: AHNS says how hard a negative may be, DINS how much of the positive is in it.
+    """
+    assert batch.user is not None and batch.positive is not None
+    assert batch.layer_scores is not None and batch.pool is not None
+    index = _nearest_to_wanted(batch, alpha, beta, power)[:, None].expand(-1, batch.layer_scores.shape[2])
+    return Choice(index, _positive_share(batch, index, share))
 
 
 @register_sampler(
@@ -140,6 +151,20 @@ def srns(
     assert batch.spread is not None
     value = torch.sigmoid(batch.scores - batch.positive_scores[:, None])
     return Choice((value + alpha * min(1.0, batch.epoch / max(1, warmup)) * batch.spread).argmax(dim=1))
+
+
+def _nearest_to_wanted(batch: PoolBatch, alpha: float, beta: float, power: float) -> Tensor:
+    """The candidate whose score is nearest to the hardness that AHNS wants of it. (B,)"""
+    base = batch.positive_scores + alpha
+    base = torch.where(base.abs() < 1e-8, torch.full_like(base, 1e-8), base)
+    wanted = beta * base.abs() ** (power + 1) * base.sign()
+    return (batch.scores - wanted[:, None]).abs().argmin(dim=1)
+
+
+def _positive_share(batch: PoolBatch, index: Tensor, alpha: float) -> Tensor:
+    """DINS's w of the positive against the candidates at ``index`` (B, L). (B, L, d)"""
+    assert batch.user is not None and batch.positive is not None and batch.pool is not None
+    return torch.sigmoid(batch.user * batch.positive - batch.user * batch.pool(index) + torch.tensor(alpha).log())
 
 
 def _column(batch: PoolBatch, column: int) -> Tensor:

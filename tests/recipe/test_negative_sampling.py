@@ -61,7 +61,9 @@ def train(data_path: Path, model: str, *, saved: bool = False, **more: Any) -> t
     return experiment, experiment.trainer.evaluate(experiment.test_data, load_best_model=saved, show_progress=False)
 
 
-@pytest.mark.parametrize("sampler", ["uniform", "popularity", "dns_mn", "softmax", "adasir", "dins", "ahns", "srns"])
+@pytest.mark.parametrize(
+    "sampler", ["uniform", "popularity", "dns_mn", "softmax", "adasir", "dins", "ahns", "ahns_dins", "srns"]
+)
 def test_a_run_with_a_sampler_is_decided_by_its_seed(data_path: Path, sampler: str) -> None:
     size = {} if sampler in ("uniform", "popularity") else {"pool": 4}
     both = [train(data_path, "BPR", sampler={"name": sampler, **size})[0].model for _ in range(2)]

@@ -112,6 +112,24 @@ def test_ahns_takes_the_candidate_nearest_to_the_wanted_hardness() -> None:
     assert c.ahns(batch([[0.5, 0.06]], [-1.0])).index.tolist() == [0], "the power is not taken of 0"
 
 
+def test_ahns_dins_takes_the_one_s_candidate_and_mixes_it_as_the_other() -> None:
+    """As in the examples above: s_i = 1 wants 0.05, of scores 0.5, 0.06 and -0.3 the second; then w by dimension."""
+    user = torch.ones(1, 1, 2)
+    positive = torch.tensor([[[math.log(2.0), 1 - math.log(2.0)]]])
+    pool = torch.tensor([[[[0.5, 0.0]], [[math.log(3.0), 0.06 - math.log(3.0)]], [[-0.3, 0.0]]]])
+    example = vectors(user, positive, pool)
+    assert example.scores[0].tolist() == pytest.approx([0.5, 0.06, -0.3], abs=1e-6)
+    assert float(example.positive_scores) == pytest.approx(1)
+    found = c.ahns_dins(example)
+    assert found.index.tolist() == [[1]]
+    assert found.positive_share is not None
+    first, second = (math.exp(float(value)) for value in positive[0, 0])
+    rest = math.exp(0.06 - math.log(3.0))
+    assert found.positive_share[0, 0].tolist() == pytest.approx([first / (first + 3), second / (second + rest)])
+    heavier = c.ahns_dins(example, share=4.0).positive_share
+    assert heavier is not None and heavier[0, 0].tolist()[0] == pytest.approx(4 * first / (4 * first + 3))
+
+
 def test_srns_adds_the_spread_as_epochs_go_by() -> None:
     example = {"scores": [[1.0, 0.0]], "positive": [0.0], "spread": torch.tensor([[0.0, 0.5]])}
     early = batch(example["scores"], example["positive"], spread=example["spread"], epoch=0)  # type: ignore[arg-type]
@@ -230,7 +248,19 @@ def test_srns_draws_the_caches_of_a_batch_anew_and_no_others() -> None:
 
 
 def test_names_options_and_their_values_are_checked() -> None:
-    names = ["uniform", "popularity", "dns", "dns_mn", "softmax", "adasir", "mixgcf", "dins", "ahns", "srns"]
+    names = [
+        "uniform",
+        "popularity",
+        "dns",
+        "dns_mn",
+        "softmax",
+        "adasir",
+        "mixgcf",
+        "dins",
+        "ahns",
+        "ahns_dins",
+        "srns",
+    ]
     assert sampler_names()[: len(names)] == names
     assert read_sampler({"name": "dns_mn", "m": 2})[1] == {"pool": 32, "m": 2}
     for value, message in [
