@@ -62,11 +62,15 @@ def train(data_path: Path, model: str, *, saved: bool = False, **more: Any) -> t
 
 
 @pytest.mark.parametrize(
-    "sampler", ["uniform", "popularity", "dns_mn", "softmax", "adasir", "dins", "ahns", "ahns_dins", "srns"]
+    ("model", "sampler"),
+    [
+        *(("BPR", name) for name in ("uniform", "popularity", "dns_mn", "softmax", "adasir", "dins", "ahns", "srns")),
+        *(("LightGCN", name) for name in ("dins", "ahns_dins")),  # one candidate a layer, one for all
+    ],
 )
-def test_a_run_with_a_sampler_is_decided_by_its_seed(data_path: Path, sampler: str) -> None:
+def test_a_run_with_a_sampler_is_decided_by_its_seed(data_path: Path, model: str, sampler: str) -> None:
     size = {} if sampler in ("uniform", "popularity") else {"pool": 4}
-    both = [train(data_path, "BPR", sampler={"name": sampler, **size})[0].model for _ in range(2)]
+    both = [train(data_path, model, sampler={"name": sampler, **size})[0].model for _ in range(2)]
     weights = [model.item_embedding.weight for model in both]
     assert torch.equal(*weights), "the same seed, the same weights"
 
