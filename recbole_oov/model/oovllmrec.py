@@ -31,6 +31,7 @@ from recbole_oov.lm.backbone import EncoderDecoder, add_oov_tokens
 from recbole_oov.lm.backbone_maker import BackboneMaker
 from recbole_oov.lm.backbone_state import BackboneState, prompts_fingerprint, words_fingerprint
 from recbole_oov.lm.beam import as_scores, beam_search
+from recbole_oov.lm.excluded import check_repeats, had_before
 from recbole_oov.lm.explanation import TokenExplanation, explain_by_occlusion
 from recbole_oov.lm.identifiers import fine_tokens, make_vocabulary
 from recbole_oov.lm.item_text import first_texts, text_tokens
@@ -101,15 +102,8 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         self.register_buffer("words_fingerprint", words_fingerprint(self.word_tokenizer, values))
         self.register_buffer("prompts_fingerprint", prompts_fingerprint(everything, text_ids[trained]))
         self.histories = histories
-        if self.excludes_history and (n_repeats := histories.n_repeats()):
-            problem = (
-                f"history_items: excluded never recommends an item of the history, but {n_repeats} of "
-                f"{len(histories.items)} training interactions repeat one of their user's; give scored, or "
-                f"data_checks: warn to learn from them and recommend none all the same"
-            )
-            if config["data_checks"] != "warn":
-                raise DataError(problem)
-            self.logger.warning(problem)
+        if self.excludes_history:
+            check_repeats(config, histories)
         self.decoding, self.n_beams = config["decoding"], config["n_beams"]
         self.placement: Placement | None = None
         vocabulary = make_vocabulary(config, dataset, histories)
@@ -364,7 +358,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         else:
             targets = torch.zeros_like(inputs)
             targets[rows, lengths - 1] = interaction[self.POS_ITEM_ID]
-        excluded = self._had_before(inputs, targets) if self.excludes_history else None
+        excluded = had_before(inputs, targets) if self.excludes_history else None
         # The last target's cluster token is needed as input: its state predicts the item.
         items = torch.cat([inputs, torch.zeros_like(inputs[:, :1])], dim=1)
         items[rows, lengths] = targets[rows, lengths - 1]
@@ -382,21 +376,6 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         if self.direct is not None:
             others.append(self._direct_loss(users, targets))
         return loss + self.task_weight * sum(others)
-
-    def _had_before(self, items: Tensor, targets: Tensor) -> Tensor:
-        """Of every target the items that were read before it, but for the target itself; 0 for none.
-
-        Args:
-            items: Histories. (B, L)
-            targets: The item after each of a history, 0 where it is none to learn from. (B, L)
-
-        Returns:
-            (N, L)
-        """
-        row, position = targets.nonzero(as_tuple=True)
-        had = items[row]
-        place = torch.arange(had.shape[1], device=items.device)
-        return had.masked_fill((place > position[:, None]) | (had == targets[row, position][:, None]), 0)
 
     def _item_nll(
         self, cluster_logits: Tensor, before: Tensor, leaves: Tensor, wanted: Tensor, excluded: Tensor | None = None
