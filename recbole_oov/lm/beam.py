@@ -41,7 +41,7 @@ def beam_search(
         are beams, excluded ones not counted, the rest are the least finite number and the padding item. (B, n_beams)
         each, fewer where the tree has fewer items.
     """
-    cluster_log_probs = tree.cluster_log_probs(cluster_logits)
+    cluster_log_probs = tree.cluster_log_probs(cluster_logits, excluded)
     width = min(n_beams, int((~tree.empty).sum()))
     steps, clusters = cluster_log_probs.topk(width, dim=1)
     branches = branches_of(clusters)

@@ -24,8 +24,8 @@ class TokenTree(nn.Module):
     cluster's takes its place (:meth:`with_means`).
 
     Items that cannot come next, as those a user has had where nobody repeats one, can be *excluded* row by row: they
-    are in no denominator of their clusters in that row, so that an item is no wrong answer for being like one of them.
-    A cluster of which nothing is left keeps its probability.
+    are in no denominator in that row, so that an item is no wrong answer for being like one of them. A cluster of which
+    nothing is left cannot come next.
 
     Args:
         item_cluster: Cluster of every item, padding (row 0) included. (n_items,)
@@ -36,7 +36,8 @@ class TokenTree(nn.Module):
         members: Item ids by cluster and slot, placed ones last, 0 where a cluster has fewer items. (K, R)
         slot: An item's place among its cluster's items. (n_items,)
         by_cluster: All item ids but placed ones, cluster after cluster.
-        sizes: Items of each cluster, without placed ones. K
+        sizes: Items of each cluster, without placed ones, as a list. K
+        n_learned: The same where the tree is. (K,)
         empty: Whether a cluster has no item (only users, or nobody, or placed ones): it cannot come next. (K,)
         placed: As given; None for none.
         offset: What is added to the score of placed items. Nothing was learned of their popularity, so that there is no
@@ -46,6 +47,7 @@ class TokenTree(nn.Module):
     members: Tensor
     slot: Tensor
     empty: Tensor
+    n_learned: Tensor
     by_cluster: Tensor
     item_cluster: Tensor
     placed: Tensor | None
@@ -65,6 +67,7 @@ class TokenTree(nn.Module):
         self.register_buffer("members", members, persistent=False)
         self.register_buffer("slot", slot, persistent=False)
         self.register_buffer("empty", sizes == 0, persistent=False)
+        self.register_buffer("n_learned", sizes, persistent=False)
         self.register_buffer("by_cluster", by_cluster, persistent=False)
         self.sizes: list[int] = sizes.tolist()
         self.register_buffer("item_cluster", item_cluster.clone(), persistent=False)
@@ -104,12 +107,20 @@ class TokenTree(nn.Module):
         leaf_nll = torch.cat(
             [F.cross_entropy(block, slots, reduction="none") for block, slots in zip(logits, slot_blocks, strict=True)]
         )
-        cluster_nll = F.cross_entropy(self._of_items(cluster_logits), cluster, reduction="none")
+        cluster_nll = F.cross_entropy(self._possible(cluster_logits, excluded), cluster, reduction="none")
         return cluster_nll + torch.empty_like(leaf_nll).index_put((order,), leaf_nll)
 
-    def cluster_log_probs(self, cluster_logits: Tensor) -> Tensor:
-        """Log p(cluster | history); that of a cluster without items is the least finite number. (B, K) -> (B, K)"""
-        return self._of_items(cluster_logits).log_softmax(dim=-1)
+    def cluster_log_probs(self, cluster_logits: Tensor, excluded: Tensor | None = None) -> Tensor:
+        """Log p(cluster | history).
+
+        Args:
+            cluster_logits: (B, K)
+            excluded: Items that cannot come next, 0 for none. (B, H)
+
+        Returns:
+            (B, K), the least finite number where a cluster has no item, or none that can come next.
+        """
+        return self._possible(cluster_logits, excluded).log_softmax(dim=-1)
 
     def leaf_log_probs(
         self, branches: Tensor, leaves: Tensor, clusters: Tensor, excluded: Tensor | None = None
@@ -164,9 +175,12 @@ class TokenTree(nn.Module):
         every = torch.arange(len(self.members), device=self.members.device)
         leaf_log_probs = self.leaf_log_probs(branches, leaves, every, excluded)
         # Summed where they lie, then one selection of columns: two by pairs of indices take far longer.
-        whole = (leaf_log_probs + self.cluster_log_probs(cluster_logits)[:, :, None]).flatten(1)
+        whole = (leaf_log_probs + self.cluster_log_probs(cluster_logits, excluded)[:, :, None]).flatten(1)
         scores = whole.index_select(1, self.item_cluster * leaf_log_probs.shape[2] + self.slot)
-        scores[:, 0] = torch.finfo(scores.dtype).min
+        least = torch.finfo(scores.dtype).min
+        scores[:, 0] = least
+        if excluded is not None:
+            scores.clamp_(min=least)  # nothing left of a cluster: twice the least finite number is infinite
         return scores
 
     def log_prob_blocks(
@@ -183,7 +197,7 @@ class TokenTree(nn.Module):
         Yields:
             Item ids (M',), ascending, and scores (B, M').
         """
-        cluster_log_probs = self.cluster_log_probs(cluster_logits)
+        cluster_log_probs = self.cluster_log_probs(cluster_logits, excluded)
         for cluster, ids in enumerate(self.by_cluster.split(self.sizes)):
             parts = ids.split(size)
             logits_of = partial(self._part_logits, branches[:, cluster], leaves, parts, cluster, excluded)
@@ -191,9 +205,9 @@ class TokenTree(nn.Module):
             sums = [of_part.logsumexp(dim=1) for of_part in logits or map(logits_of, range(len(parts)))]
             shift = (cluster_log_probs[:, cluster] - torch.stack(sums).logsumexp(dim=0))[:, None]
             for n, part in enumerate(parts):
-                shifted = (logits[n] if logits else logits_of(n)) + shift
-                # Once more: where nothing of a cluster is left, the shift has brought its items back.
-                yield part, self._without(shifted, excluded, cluster, n * size)
+                # An excluded item's stays the least finite number: no shift is large enough to be seen beside it, and
+                # that of a cluster of which nothing is left is the difference of two such numbers.
+                yield part, (logits[n] if logits else logits_of(n)) + shift
 
     def _part_logits(
         self,
@@ -320,8 +334,17 @@ class TokenTree(nn.Module):
             return vectors
         return torch.where(self.placed[:, None], self.cluster_means(vectors)[self.item_cluster], vectors)
 
-    def _of_items(self, cluster_logits: Tensor) -> Tensor:
-        return cluster_logits.masked_fill(self.empty, torch.finfo(cluster_logits.dtype).min)
+    def _possible(self, cluster_logits: Tensor, excluded: Tensor | None = None) -> Tensor:
+        """Logits, the least finite number for clusters that cannot come next. (B, K) -> (B, K)"""
+        impossible = self.empty if excluded is None else self._n_excluded(excluded) >= self.n_learned
+        return cluster_logits.masked_fill(impossible, torch.finfo(cluster_logits.dtype).min)
+
+    def _n_excluded(self, excluded: Tensor) -> Tensor:
+        """How many items of each cluster are excluded; one that is named twice counts once. (B, H) -> (B, K)"""
+        ordered = excluded.sort(dim=1).values
+        counts = (ordered > 0) & (ordered != F.pad(ordered[:, :-1], (1, 0)))
+        zeros = ordered.new_zeros(len(ordered), len(self.members))
+        return zeros.scatter_add_(1, self.item_cluster[ordered], counts.long())
 
 
 def _places(clusters: Tensor, n_clusters: int) -> Tensor:

@@ -549,9 +549,9 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
             users = interaction[self.USER_ID].expand(len(histories))
             rows = Interaction({self.USER_ID: users, self.ITEM_SEQ: histories, self.ITEM_SEQ_LEN: lengths})
             logits, branches = self._branches(rows)
-            of_clusters = self.tree.cluster_log_probs(logits)[:, clusters]
             # What is left out is not read, but comes no nearer to being recommended: else it would be a new rival.
             excluded = None if of_history is None else of_history.expand(len(histories), -1)
+            of_clusters = self.tree.cluster_log_probs(logits, excluded)[:, clusters]
             return of_clusters, self._scores((logits, branches), excluded)[:, items] - of_clusters
 
         return explain_by_occlusion(history, self.oov_item_cluster[history], score)

@@ -175,22 +175,35 @@ def test_beams_that_outnumber_the_items_of_their_clusters_are_empty_not_invalid(
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 29), min_size=4, max_size=4), min_size=3, max_size=3), st.integers(0, 1000))
-def test_excluded_items_are_as_if_they_were_not_in_the_tree(excluded: list[list[int]], seed: int) -> None:
+@given(
+    st.lists(st.lists(st.integers(0, 29), min_size=4, max_size=4), min_size=3, max_size=3),
+    st.none() | st.integers(0, 4),
+    st.integers(0, 1000),
+)
+def test_excluded_items_are_as_if_they_were_not_in_the_tree(
+    excluded: list[list[int]], whole: int | None, seed: int
+) -> None:
     tree, logits, branches, leaves = a_tree(seed)
+    if whole is not None:  # all items of a cluster, some of them twice
+        excluded = [gone + tree.members[whole].tolist() for gone in excluded]
     out = torch.tensor(excluded)
     scores = tree.log_probs(logits, branches, leaves, out)
     least = torch.finfo(scores.dtype).min
     every = torch.arange(5)
-    by_slot = tree.leaf_log_probs(branches, leaves, every, out) + tree.cluster_log_probs(logits)[:, :, None]
+    of_clusters = tree.cluster_log_probs(logits, out)
+    by_slot = tree.leaf_log_probs(branches, leaves, every, out) + of_clusters[:, :, None]
+    left_over = scores.double().exp().sum(1)
+    torch.testing.assert_close(left_over, torch.ones_like(left_over), atol=1e-5, rtol=0)
     for row, gone in enumerate(excluded):
         left = [item for item in range(1, 30) if item not in gone]
         assert (scores[row, [0, *gone]] == least).all() and (scores[row, left] > least / 2).all()
+        remain = sorted({int(tree.item_cluster[item]) for item in left})
+        torch.testing.assert_close(of_clusters[row, remain], logits[row, remain].log_softmax(0))
         for item in left:
             cluster = int(tree.item_cluster[item])
             rivals = [other for other in left if int(tree.item_cluster[other]) == cluster]
             own = (branches[row, cluster] @ leaves[rivals].T).log_softmax(0)[rivals.index(item)]
-            expected = own + tree.cluster_log_probs(logits)[row, cluster]
+            expected = own + of_clusters[row, cluster]
             torch.testing.assert_close(scores[row, item], expected)
             torch.testing.assert_close(by_slot[row, cluster, tree.slot[item]], expected)
             nll = tree.nll(
