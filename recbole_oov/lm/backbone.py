@@ -37,6 +37,7 @@ class TinySettings:
     n_heads: int
     inner_size: int
     dropout: float
+    embedding_norm: bool = False
 
 
 def tiny_backbone(settings: TinySettings, *, vocab_size: int, max_positions: int) -> PreTrainedModel:
@@ -109,6 +110,7 @@ class Backbone(nn.Module):
         n_oov: OOV tokens.
         dtype: What it computes with. Weights in float32 compute in bfloat16 by autocast.
         gradient_checkpointing: Whether to compute activations again in the backward pass instead of keeping them.
+        embedding_norm: Whether what is read is normalised first, before positions are added.
 
     Attributes:
         model: As given.
@@ -127,12 +129,14 @@ class Backbone(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         gradient_checkpointing: bool = False,
+        embedding_norm: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.n_words, self.n_oov, self.dtype = n_words, n_oov, dtype
         self.tokens_read = 0
         self.hidden_size = int(self._input_table().shape[1])
+        self.embedding_norm = nn.LayerNorm(self.hidden_size) if embedding_norm else nn.Identity()
         if gradient_checkpointing:
             lm = self.language_model  # newer versions of transformers have another name for it
             enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
@@ -213,7 +217,7 @@ class Backbone(nn.Module):
         self.tokens_read += vectors.shape[0] * vectors.shape[1]
         with self._precision(vectors):
             output = self._body(
-                inputs_embeds=vectors.to(self._weights_dtype),
+                inputs_embeds=self.embedding_norm(vectors).to(self._weights_dtype),
                 attention_mask=self._as_attention(mask, vectors),
                 position_ids=positions,
                 use_cache=past is not None,

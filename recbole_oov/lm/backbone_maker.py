@@ -54,7 +54,7 @@ class BackboneMaker:
         self.fingerprint: Tensor | None = None
         self.earlier_fingerprint: Tensor | None = None
         if self._files is None:
-            keys = ("hidden_size", "n_layers", "n_heads", "inner_size", "dropout")
+            keys = ("hidden_size", "n_layers", "n_heads", "inner_size", "dropout", "embedding_norm")
             self._size = TinySettings(*(config[key] for key in keys))
             self.tokenizer = tiny_tokenizer(texts, config["tokenizer_vocab_size"], writes=writes)
         else:
@@ -150,6 +150,7 @@ class BackboneMaker:
             n_oov,
             dtype=settings.computes_in(device, pretrained=False),
             gradient_checkpointing=settings.gradient_checkpointing,
+            embedding_norm=self._size.embedding_norm,
         ).to(device)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recbole_oov.errors import ConfigError
-from recbole_oov.lm.backbone_files import check_backbone
+from recbole_oov.lm.backbone_files import TINY, check_backbone
 from recbole_oov.lm.identifiers import identifier_problems
 from recbole_oov.lm.pretrained import pretrained_problems
 from recbole_oov.lm.prompts import HISTORY, ITEM, Prompts, load_prompts
@@ -39,6 +39,11 @@ def option_problems(config: Mapping[str, Any]) -> list[str]:
             problems.append(f"{key}: {config[key]!r} is not one of {', '.join(allowed)}")
     if config["hidden_size"] % config["n_heads"]:
         problems.append(f"n_heads: {config['n_heads']} does not divide hidden_size {config['hidden_size']}")
+    if config["embedding_norm"] and config["backbone"] != TINY:
+        problems.append(
+            f"embedding_norm: {config['backbone']} was trained on what it reads as it is; give False, or "
+            f"backbone: {TINY}"
+        )
     weight = config["item_softmax"]
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
         problems.append(f"item_softmax: {weight!r} is not allowed; give a number, 0 for none")

@@ -68,6 +68,7 @@ def test_predict_agrees_with_full_sort_and_with_any_batch(circles: Any, model: A
         {"residual_codes": 2, "item_augmentation": 0},
         {"oov_tokens": "semantic", "item_vectors": "content", "rank_tokens": "own"},
         {"history_items": "excluded"},
+        {"embedding_norm": True},
     ],
 )
 def test_the_loss_is_the_score_of_the_target(circles: Any, options: dict[str, Any]) -> None:
@@ -100,6 +101,22 @@ def test_the_item_softmax_is_over_all_trained_items_from_the_state_before(
         more = model.calculate_loss(rows) - plain.calculate_loss(rows)
     torch.testing.assert_close(more.double(), 0.5 * expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(model.full_sort_predict(rows), plain.full_sort_predict(rows))
+
+
+def test_with_an_embedding_norm_quiet_tokens_are_read_as_loud_ones_are(circles: Any) -> None:
+    plain, model = build(circles), build(circles, embedding_norm=True)
+    vectors, positions = 0.1 * torch.randn(2, 5, plain.backbone.hidden_size), torch.arange(5).expand(2, -1)
+    read = [one.backbone.states(at, positions, None) for one in (plain, model) for at in (vectors, 9 * vectors + 3)]
+    assert (read[0] - read[1]).abs().max() > 0.2
+    torch.testing.assert_close(read[2], read[3], atol=0.01, rtol=0.01)
+
+    rows = circles.loaders[1]._dataset.inter_feat
+    with torch.no_grad():
+        model.backbone.embedding_norm.weight.uniform_(0.5, 2)
+    again = build(circles, embedding_norm=True)
+    assert not torch.allclose(again.full_sort_predict(rows), model.full_sort_predict(rows))
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again.full_sort_predict(rows), model.full_sort_predict(rows))
 
 
 def test_what_an_excluded_history_would_have_goes_to_the_rest_of_its_clusters(circles: Any, model: Any) -> None:
@@ -363,6 +380,7 @@ def test_a_prompt_of_nothing_but_the_user_needs_the_user(circles: Any, tmp_path:
         ({"oov_tokens": "semantic", "item_vectors": "both"}, "item_vectors: oov_tokens: semantic walks nowhere"),
         ({"item_softmax": -1}, "item_softmax: -1 is not allowed; give a number"),
         ({"item_softmax": True}, "item_softmax: True is not allowed"),
+        ({"embedding_norm": True, "backbone": "smollm2"}, "embedding_norm: smollm2 was trained on what it reads"),
         ({"history_items": "masked"}, "history_items: 'masked' is not one of scored, excluded"),
         ({"history_items": "excluded", "oov_items": "placed"}, "history_items: excluded leaves .* oov_items: placed"),
         ({"history_items": "excluded", "tasks": ["direct"], "rank_by": "direct"}, "rank_by: direct reads none"),
