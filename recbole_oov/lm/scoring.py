@@ -37,8 +37,7 @@ class TokenTree(nn.Module):
         slot: An item's place among its cluster's items. (n_items,)
         by_cluster: All item ids but placed ones, cluster after cluster.
         sizes: Items of each cluster, without placed ones, as a list. K
-        n_learned: The same where the tree is. (K,)
-        empty: Whether a cluster has no item (only users, or nobody, or placed ones): it cannot come next. (K,)
+        n_learned: The same where the tree is, so that it can be compared there. (K,)
         placed: As given; None for none.
         offset: What is added to the score of placed items. Nothing was learned of their popularity, so that there is no
             telling from training alone how their scores stand beside the others'.
@@ -46,7 +45,6 @@ class TokenTree(nn.Module):
 
     members: Tensor
     slot: Tensor
-    empty: Tensor
     n_learned: Tensor
     by_cluster: Tensor
     item_cluster: Tensor
@@ -66,7 +64,6 @@ class TokenTree(nn.Module):
         sizes = torch.bincount(item_cluster[by_cluster], minlength=n_clusters)
         self.register_buffer("members", members, persistent=False)
         self.register_buffer("slot", slot, persistent=False)
-        self.register_buffer("empty", sizes == 0, persistent=False)
         self.register_buffer("n_learned", sizes, persistent=False)
         self.register_buffer("by_cluster", by_cluster, persistent=False)
         self.sizes: list[int] = sizes.tolist()
@@ -109,6 +106,11 @@ class TokenTree(nn.Module):
         )
         cluster_nll = F.cross_entropy(self._possible(cluster_logits, excluded), cluster, reduction="none")
         return cluster_nll + torch.empty_like(leaf_nll).index_put((order,), leaf_nll)
+
+    @property
+    def empty(self) -> Tensor:
+        """Whether a cluster has no item (only users, or nobody, or placed ones): it cannot come next. (K,) bool"""
+        return self.n_learned == 0
 
     def cluster_log_probs(self, cluster_logits: Tensor, excluded: Tensor | None = None) -> Tensor:
         """Log p(cluster | history).
@@ -336,8 +338,8 @@ class TokenTree(nn.Module):
 
     def _possible(self, cluster_logits: Tensor, excluded: Tensor | None = None) -> Tensor:
         """Logits, the least finite number for clusters that cannot come next. (B, K) -> (B, K)"""
-        impossible = self.empty if excluded is None else self._n_excluded(excluded) >= self.n_learned
-        return cluster_logits.masked_fill(impossible, torch.finfo(cluster_logits.dtype).min)
+        nothing_left = self.empty if excluded is None else self._n_excluded(excluded) >= self.n_learned
+        return cluster_logits.masked_fill(nothing_left, torch.finfo(cluster_logits.dtype).min)
 
     def _n_excluded(self, excluded: Tensor) -> Tensor:
         """How many items of each cluster are excluded; one that is named twice counts once. (B, H) -> (B, K)"""
