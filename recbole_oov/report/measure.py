@@ -149,7 +149,7 @@ def _to_best(curve: list[tuple[int, float, float]], *, bigger: bool) -> dict[str
     if not curve:
         return {}
     best = (max if bigger else min)(score for _, score, _ in curve)
-    return {"seconds_to_best": round(max(since for _, score, since in curve if score == best), 1)}
+    return {"seconds_to_best": round(max(since for _, score, since in curve if score == best), 3)}
 
 
 def _throughput(trainer: Any) -> dict[str, float]:

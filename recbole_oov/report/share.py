@@ -88,8 +88,8 @@ def _train(cell: Cell, options: dict[str, Any], folder: Path) -> None:
     notes = {
         "checkpoint": checkpoint.name,
         "base_epochs": trainer.stages[0].epochs,
-        "base_seconds": round(time.perf_counter() - started, 1),
-        "base_cpu_seconds": round(time.process_time() - cpu_started, 1),
+        "base_seconds": round(time.perf_counter() - started, 3),
+        "base_cpu_seconds": round(time.process_time() - cpu_started, 3),
     }
     (partial / _NOTES).write_text(json.dumps(notes), encoding="utf-8")
     os.replace(partial, folder)
