@@ -32,6 +32,7 @@ HELP = f"""recbole_oov {__version__}: out-of-vocabulary items, users and LLM rec
       --answers=TASKS: what the model says about the items (both OOVLLMRec).
   run_recbole_oov.py report FILE.yaml|FOLDER [--reference=NAME] [--k=N]
       Write tables, HTML page and plots of the results that are there again, without running anything.
+      --by=transition|popularity   groups of test users by what training says of their item (docs/benchmark.md)
   run_recbole_oov.py from-csv FILE.csv --name=NAME --user=COLUMN --item=COLUMN [--items=ITEMS.csv --text=[COLUMNS]] …
       Make a data set of CSV files (docs/own-data.md); --time, --rating: columns of interactions; --item_id, --token,
       --number: columns of items; --output=FOLDER, --separator=CHARACTER.

@@ -12,8 +12,9 @@ from recbole_oov.report.cells import Cell
 from recbole_oov.report.progress import screen
 from recbole_oov.report.results import read_results, writing_to
 from recbole_oov.report.spec import benchmark_file, read_spec
+from recbole_oov.report.strata import strata
 from recbole_oov.report.summary import Rows
-from recbole_oov.report.tables import write_report
+from recbole_oov.report.tables import write_report, write_strata
 
 _OF_FOLDER = ("reference", "k", "title")
 
@@ -25,17 +26,23 @@ def report(target: str, overrides: Mapping[str, Any]) -> Path:
         target: A benchmark file, or a folder with ``results.jsonl``. The file knows the order of the models, the
             reference and which cells are missing; of a folder alone, every model is expected to have every seed.
         overrides: ``reference`` and, for a benchmark of ranks, ``k``; of a benchmark file also its own keys, as
-            ``output``.
+            ``output``, and ``by`` for tables of groups of test users in place of the report
+            (:mod:`recbole_oov.report.strata`).
 
     Returns:
         The folder that was written into.
 
     Raises:
         ConfigError: There are no results, an option is none, or the rows cannot be compared.
+        DataError: The data that ``by`` reads cannot be used.
     """
     if not benchmark_file(target).exists():
         raise ConfigError(f"report: there is no file or folder {target}; name a benchmark file or a folder of results")
     if Path(target).is_dir():
+        if "by" in overrides:
+            raise ConfigError(
+                "report: by needs a benchmark file, which says how the data are split; name it, not a folder"
+            )
         unknown = sorted(set(overrides) - set(_OF_FOLDER))
         if unknown:
             raise ConfigError(f"report: {unknown[0]} is no option for a folder; there are {', '.join(_OF_FOLDER)}")
@@ -44,14 +51,17 @@ def report(target: str, overrides: Mapping[str, Any]) -> Path:
         spec: dict[str, Any] = {"measure": measure, "k": 10, **overrides}
         cells = _cells(rows, measure)
     else:
-        spec = read_spec(target, overrides)
+        spec = read_spec(target, {key: value for key, value in overrides.items() if key != "by"})
         output = Path(spec["output"])
         rows = _rows(output)
-        cells = list(cells_of({**spec, "only": None}))
+        cells = list(cells_of(spec if "by" in overrides else {**spec, "only": None}))
     if not isinstance(spec["k"], int) or spec["k"] < 1:
         raise ConfigError(f"report: k={spec['k']!r} is not a whole number from 1 on")
     with writing_to(output, "the results themselves are as they were"):
-        write_report(spec, cells, rows, output, screen())
+        if "by" in overrides:
+            write_strata(overrides["by"], strata(overrides["by"], cells, rows, spec["k"]), output, screen(), spec["k"])
+        else:
+            write_report(spec, cells, rows, output, screen())
     return output
 
 

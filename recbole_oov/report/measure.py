@@ -33,7 +33,7 @@ from recbole_oov.config.keys import yaml_keys
 from recbole_oov.evaluation.ranks import target_ranks
 from recbole_oov.report.cells import Cell, carved
 from recbole_oov.report.share import with_shared_base
-from recbole_oov.report.user_values import pack_ranks, users_of_row, values_in_order
+from recbole_oov.report.user_values import in_order_of_users, pack_ranks, users_of_row, values_in_order
 
 __all__ = ["finished_row", "row_of", "run_cell"]
 
@@ -250,13 +250,8 @@ def _ranks(experiment: Any, cell: Cell) -> dict[str, Any]:
     model, test, device = experiment.model, experiment.test_data, experiment.config["device"]
     users, items, unmasked = target_ranks(model, test, seed=cell.options["seed"], device=device)
     _, _, masked = target_ranks(model, test, mask=history, seed=cell.options["seed"], device=device)
-    # Internal ids depend on which columns a model loads; tokens do not.
-    order = np.argsort(experiment.dataset.id2token(model.USER_ID, users))
-    targets = "\n".join(experiment.dataset.id2token(model.ITEM_ID, items)[order])
-    return {
-        "targets": hashlib.sha256(targets.encode()).hexdigest(),
-        "ranks": pack_ranks(unmasked[order], masked[order]),
-    }
+    order, targets = in_order_of_users(experiment.dataset, users, items)
+    return {"targets": targets, "ranks": pack_ranks(unmasked[order], masked[order])}
 
 
 def _users(experiment: Any) -> dict[str, Any]:

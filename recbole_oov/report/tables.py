@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from recbole_oov.report.html import page
 from recbole_oov.report.latex import latex
 from recbole_oov.report.markdown import UNFINISHED, grids, markdown
 from recbole_oov.report.plots import save_plots
+from recbole_oov.report.strata import Stratum, strata_csv, strata_grid, strata_markdown
 from recbole_oov.report.summary import Rows, Table, summarise
+from recbole_oov.report.words import metric_label
 
 
 def write_report(spec: Mapping[str, Any], cells: list[Any], rows: Rows, output: Path, console: Console) -> list[Table]:
@@ -59,6 +61,30 @@ def write_tables(spec: Mapping[str, Any], cells: list[Any], rows: Rows, output: 
     for name, text in written.items():
         _write(output / name, text)
     return tables
+
+
+def write_strata(by: str, found: Sequence[Stratum], output: Path, console: Console, k: int) -> None:
+    """Print NDCG of groups of test users, and write ``by-….md`` and ``by-….csv``, which has all metrics.
+
+    Args:
+        by: What they are told by.
+        found: What ``strata`` returned.
+        output: The folder to write into.
+        console: To print to.
+        k: Of the metrics.
+    """
+    metric = f"ndcg@{k}"
+    for part in dict.fromkeys(one.part for one in found):
+        head, lines = strata_grid([one for one in found if one.part == part], metric)
+        screen = ScreenTable(
+            *map(escape, head), title=escape(f"{part or found[0].dataset}, test, {metric_label(metric)}")
+        )
+        for line in lines:
+            screen.add_row(*map(escape, line))
+        console.print(screen)
+    _write(output / f"by-{by}.md", strata_markdown(by, found, metric))
+    _write(output / f"by-{by}.csv", strata_csv(found))
+    console.print(f"tables: {output / f'by-{by}'}.md and .csv", markup=False, highlight=False, soft_wrap=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ Metrics of hits are kept as the hits that they follow from, which take a quarter
 from __future__ import annotations
 
 import base64
+import hashlib
 import lzma
 import struct
 import zlib
@@ -66,6 +67,24 @@ def pack_ranks(unmasked: np.ndarray, masked: np.ndarray) -> str:
     planes = both.view(np.uint8).reshape(2, -1, 4).transpose(0, 2, 1)
     packed = lzma.compress(_SIZES.pack(*both.shape) + planes.tobytes(), format=lzma.FORMAT_RAW, filters=_FILTERS)
     return base64.b64encode(packed).decode("ascii")
+
+
+def in_order_of_users(dataset: Any, users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, str]:
+    """The order in which ranks are kept, and what tells whether two rows were tested on the same items.
+
+    Internal ids depend on which columns a model loads; tokens do not.
+
+    Args:
+        dataset: RecBole's.
+        users: Internal ids, one a test item. (U,)
+        items: The test items. (U,)
+
+    Returns:
+        The places of the users, by their tokens (U,), and a hash of the items in that order.
+    """
+    order: np.ndarray = np.argsort(dataset.id2token(dataset.uid_field, users))
+    tokens = "\n".join(dataset.id2token(dataset.iid_field, items)[order])
+    return order, hashlib.sha256(tokens.encode()).hexdigest()
 
 
 def ranks_of_row(row: Mapping[str, Any], *, masked: bool) -> np.ndarray:
