@@ -102,6 +102,12 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         self.register_buffer("words_fingerprint", words_fingerprint(self.word_tokenizer, values))
         self.register_buffer("prompts_fingerprint", prompts_fingerprint(everything, text_ids[trained]))
         self.histories = histories
+        longer = int((np.diff(histories.offsets) > self.max_seq_length).sum())
+        if longer:
+            self.logger.warning(
+                f"MAX_ITEM_LIST_LENGTH: {longer} of {len(histories)} users have more than {self.max_seq_length} "
+                f"training items; rankings read the newest {self.max_seq_length} of them"
+            )
         if self.excludes_history:
             check_repeats(config, histories)
         self.decoding, self.n_beams = config["decoding"], config["n_beams"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from recbole.data.interaction import Interaction
 from recbole.utils import InputType, ModelType
 from torch import Tensor
@@ -34,12 +33,6 @@ class OOVLLMRecGeneral(OOVLLMRec):
             self.logger.warning(
                 f"history_order: no {config['TIME_FIELD']} is loaded, so that histories have no order; they are put "
                 f"into a new one each epoch, as with random"
-            )
-        longer = int((np.diff(self.histories.offsets) > self.max_seq_length).sum())
-        if longer:
-            self.logger.warning(
-                f"MAX_ITEM_LIST_LENGTH: {longer} of {len(self.histories)} users have more than {self.max_seq_length} "
-                f"training items; rankings read the newest {self.max_seq_length} of them"
             )
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:

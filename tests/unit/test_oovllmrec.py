@@ -77,6 +77,33 @@ def test_the_loss_is_the_score_of_the_target(circles: Any, options: dict[str, An
     torch.testing.assert_close(model.calculate_loss(rows), -model.predict(rows).mean(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("augmentation", [0.1, 1.0])
+def test_a_cluster_token_is_moved_by_the_centroid_of_its_own_cluster(circles: Any, augmentation: float) -> None:
+    """Where the published code permutes centroids against tokens; read, predicted, in training and scoring alike."""
+    model, plain = build(circles, augmentation=augmentation), build(circles, augmentation=0)
+    with torch.no_grad():
+        map_ = model.augmentation_map
+        for table, rows in ((model.backbone.oov_inputs(), "reads"), (model.backbone.oov_heads(), "predicts")):
+            moved = model._oov_table(table) - table
+            for token, cluster in enumerate(model.vocabulary.centroids):
+                expected = augmentation * (map_.weight @ cluster.float() + map_.bias)
+                torch.testing.assert_close(moved[token], expected, msg=f"{rows} cluster {token}")
+            assert not moved[model.n_clusters :].any(), "fine tokens have no cluster of their own"
+        assert torch.equal(plain._oov_table(table), table)
+        assert len(model.vocabulary.centroids.unique(dim=0)) == model.n_clusters > 2, "else any centroid would do"
+    clusters = model.item_blocks[1:, 0] - model.first_cluster
+    assert torch.equal(clusters, model.vocabulary.item_cluster[1:]), "items are named by other tokens"
+
+
+def test_histories_longer_than_a_ranking_reads_are_said(circles: Any, caplog: pytest.LogCaptureFixture) -> None:
+    model = build(circles, MAX_ITEM_LIST_LENGTH=5)
+    longer = int((np.diff(model.histories.offsets) > 5).sum())
+    assert longer > 0 and f"{longer} of {len(model.histories)} users have more than 5 training items" in caplog.text
+    caplog.clear()
+    build(circles, MAX_ITEM_LIST_LENGTH=50)
+    assert "training items; rankings" not in caplog.text
+
+
 @pytest.mark.parametrize("history_items", ["scored", "excluded"])
 @pytest.mark.parametrize("rank_tokens", ["shared", "own"])
 def test_the_item_softmax_is_over_all_trained_items_from_the_state_before(
