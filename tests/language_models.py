@@ -53,7 +53,8 @@ def write(folder: Path, kind: str, *more_tokens: str, **changes: Any) -> str:
 
     Args:
         folder: Where.
-        kind: ``llama``, ``llama-untied``, ``qwen2`` (untied, with more rows than words), ``gpt2`` or ``t5``.
+        kind: ``llama``, ``llama-untied``, ``qwen2`` (untied, with more rows than words), ``gpt2``, ``t5``, ``t5-gated``
+            (untied and gated, as T5 1.1 and Flan-T5 are).
         more_tokens: Tokens that the tokenizer has besides.
         changes: Of the model's configuration.
 
@@ -80,7 +81,11 @@ def write(folder: Path, kind: str, *more_tokens: str, **changes: Any) -> str:
     else:
         size = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "initializer_factor": 1.0}
         ids["decoder_start_token_id"] = end
+        if kind == "t5-gated":
+            size |= {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
         model = T5ForConditionalGeneration(T5Config(**{**size, "vocab_size": n, **ids, **changes}))
+        if kind == "t5-gated":  # transformers ties all heads of T5 but those whose weights are others in the file
+            model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
         for block in (model.encoder.block[0], model.decoder.block[0]):  # else hardly larger than rounding
             torch.nn.init.normal_(block.layer[0].SelfAttention.relative_attention_bias.weight, std=1.0)
     model.save_pretrained(folder)

@@ -186,8 +186,13 @@ def check_context(name: str, context: int | None, needed: int, prefix: int, n_it
 def resized(model: Any, n_words: int, n_oov: int) -> Any:
     """Give a model rows for OOV tokens behind its tokenizer's words.
 
-    Some models have more rows than their tokenizer has words; OOV tokens take those first.
+    Some models have more rows than their tokenizer has words; OOV tokens take those first. A head whose weights are
+    its own stays so.
     """
+    if _untied_head(model) is not None:
+        # transformers ties all T5 by their configuration and goes by the file's weights when it loads them; adding
+        # rows ties again, by the configuration alone, and would write the input's rows over such a head.
+        model.config.tie_word_embeddings = False
     rows = model.get_input_embeddings().weight.shape[0]
     if rows < n_words + n_oov:
         model.resize_token_embeddings(n_words + n_oov, mean_resizing=False)

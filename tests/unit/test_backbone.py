@@ -19,7 +19,7 @@ from recbole_oov.lm.backbone import Backbone, EncoderDecoder, check_siblings
 from recbole_oov.lm.item_text import text_tokens
 from recbole_oov.lm.token_init import TokenTexts, initial_rows
 
-KINDS = ("llama", "llama-untied", "qwen2", "gpt2", "t5")
+KINDS = ("llama", "llama-untied", "qwen2", "gpt2", "t5", "t5-gated")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_scores_are_those_of_the_models_own_forward_over_token_ids(circles: Any,
     lm = model.backbone.language_model
 
     def next_logits(*more: int) -> torch.Tensor:
-        if kind == "t5":
+        if kind.startswith("t5"):
             begun = torch.tensor([[lm.config.decoder_start_token_id, *more]])
             logits: torch.Tensor = lm(input_ids=ids[None], decoder_input_ids=begun).logits
         else:
@@ -154,7 +154,7 @@ def test_lora_changes_adapters_new_rows_and_small_maps_alone(circles: Any, folde
     assert changed == trained
     of_backbone = {name for name in trained if name.startswith("backbone.")}
     assert all("lora_" in name or "trainable_tokens_delta" in name for name in of_backbone)
-    n_tables = 2 if kind in ("llama-untied", "qwen2") else 1
+    n_tables = 2 if kind in ("llama-untied", "qwen2", "t5-gated") else 1
     assert sum("trainable_tokens_delta" in name for name in of_backbone) == n_tables
     assert trained - of_backbone == {
         *("augmentation_map.weight", "augmentation_map.bias", "item_map_in.weight", "item_map_in.bias"),
@@ -162,7 +162,10 @@ def test_lora_changes_adapters_new_rows_and_small_maps_alone(circles: Any, folde
     }
 
 
-@pytest.mark.parametrize(("kind", "tied"), [("llama", True), ("llama-untied", False), ("qwen2", False), ("t5", True)])
+@pytest.mark.parametrize(
+    ("kind", "tied"),
+    [("llama", True), ("llama-untied", False), ("qwen2", False), ("t5", True), ("t5-gated", False)],
+)
 def test_heads_are_the_input_rows_only_where_the_backbone_ties_them(
     circles: Any, folder: Any, kind: str, tied: bool
 ) -> None:
@@ -275,7 +278,7 @@ def test_texts_of_clusters_are_those_of_their_training_items(circles: Any, folde
 # ---- checkpoints ----
 
 
-@pytest.mark.parametrize("kind", ["llama", "llama-untied", "t5"])
+@pytest.mark.parametrize("kind", ["llama", "llama-untied", "t5", "t5-gated"])
 def test_a_checkpoint_holds_what_was_trained_and_nothing_else(circles: Any, folder: Any, kind: str) -> None:
     model = build(circles, folder(kind))
     a_step(circles, model)
