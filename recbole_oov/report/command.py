@@ -38,8 +38,9 @@ def report(target: str, overrides: Mapping[str, Any]) -> Path:
     """
     if not benchmark_file(target).exists():
         raise ConfigError(f"report: there is no file or folder {target}; name a benchmark file or a folder of results")
+    by = overrides.get("by")
     if Path(target).is_dir():
-        if "by" in overrides:
+        if by is not None:
             raise ConfigError(
                 "report: by needs a benchmark file, which says how the data are split; name it, not a folder"
             )
@@ -54,14 +55,14 @@ def report(target: str, overrides: Mapping[str, Any]) -> Path:
         spec = read_spec(target, {key: value for key, value in overrides.items() if key != "by"})
         output = Path(spec["output"])
         rows = _rows(output)
-        cells = list(cells_of(spec if "by" in overrides else {**spec, "only": None}))
+        cells = list(cells_of({**spec, "only": None} if by is None else spec))
     if not isinstance(spec["k"], int) or spec["k"] < 1:
         raise ConfigError(f"report: k={spec['k']!r} is not a whole number from 1 on")
     with writing_to(output, "the results themselves are as they were"):
-        if "by" in overrides:
-            write_strata(overrides["by"], strata(overrides["by"], cells, rows, spec["k"]), output, screen(), spec["k"])
-        else:
+        if by is None:
             write_report(spec, cells, rows, output, screen())
+        else:
+            write_strata(by, strata(by, cells, rows, spec["k"]), output, screen(), spec["k"])
     return output
 
 

@@ -110,7 +110,7 @@ def strata(by: str, cells: Sequence[Cell], rows: Rows, k: int) -> list[Stratum]:
         ConfigError: There is no such kind, a part cannot be told by it, or its data are not those of the rows.
         DataError: The data cannot be read.
     """
-    if by not in KINDS:
+    if by not in tuple(KINDS):  # a command line may give a list, which no dictionary takes
         raise ConfigError(f"report: by={by!r} is none of {', '.join(KINDS)}")
     latest = {row["key"]: row for row in rows if "error" not in row}
     found: list[Stratum] = []

@@ -15,6 +15,20 @@ def write_spec(folder: Path, spec: dict[str, Any]) -> str:
     return str(path)
 
 
+def leave_one_out(data_path: Path, k: int) -> dict[str, Any]:
+    """Options for all models of one epoch whose last two items of each user are held out."""
+    return {
+        "data_path": str(data_path),
+        "leak_guard": "warn",  # users come back to items in the data sets of these tests
+        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "metrics": ["NDCG"],
+        "topk": [k],
+        "valid_metric": f"NDCG@{k}",
+        "epochs": 1,
+    }
+
+
 def circles_spec(circles: Any, **changes: Any) -> dict[str, Any]:
     """BPR on a random split of ``circles``; its space does not hold the learning rate that is given."""
     common = {

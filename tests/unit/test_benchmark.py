@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from sweeps import leave_one_out
 
 from recbole_oov import cli
 from recbole_oov.errors import ConfigError, DataError
@@ -42,16 +43,7 @@ def spec_file(tmp_path: Path, circles: Any, **changes: Any) -> str:
         "output": str(tmp_path / "out"),
         "seeds": [1, 2],
         "k": 5,
-        "common": {
-            "data_path": str(circles.data_path),
-            "leak_guard": "warn",  # users come back to items in this data set
-            "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
-            "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-            "metrics": ["NDCG"],
-            "topk": [5],
-            "valid_metric": "NDCG@5",
-            "epochs": 1,
-        },
+        "common": leave_one_out(circles.data_path, 5),
         "models": {"Pop": {"model": "Pop"}, "attention": {"model": "SASRec", "train_positions": "all"}},
         **changes,
     }

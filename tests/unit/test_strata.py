@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeps import write_spec
+from sweeps import leave_one_out, write_spec
 
 from recbole_oov import cli
 from recbole_oov.report.strata import KINDS
@@ -45,17 +45,7 @@ def by_popularity(given: Histories) -> dict[str, int]:
 
 
 def spec(folder: Path, **changes: Any) -> dict[str, Any]:
-    common = {
-        "data_path": str(folder),
-        "leak_guard": "warn",  # users come back to items
-        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
-        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-        "metrics": ["NDCG"],
-        "topk": [3],
-        "valid_metric": "NDCG@3",
-        "epochs": 1,
-        "MAX_ITEM_LIST_LENGTH": 3,
-    }
+    common = {**leave_one_out(folder, 3), "MAX_ITEM_LIST_LENGTH": 3}
     models = {"Pop": {"model": "Pop"}, "a|b": {"model": "SASRec", "train_positions": "all"}}
     return {"dataset": "steps", "seeds": [1, 2], "k": 3, "common": common, "models": models, **changes}
 
@@ -104,6 +94,7 @@ def test_what_cannot_be_told_apart_is_refused(swept: Path, tmp_path: Path, capsy
         return capsys.readouterr().err
 
     assert "by='age' is none of transition, popularity" in refused(file, "--by=age")
+    assert "by=['age'] is none of" in refused(file, "--by=['age']")
     assert "by needs a benchmark file" in refused(str(swept / "out"), "--by=transition")
     other = {user: [*own[:-1], "i5"] for user, own in histories().items()}
     write_atomic(tmp_path / "other", "steps", other)
