@@ -7,7 +7,7 @@ called: most positions emit OOV tokens alone. Pretrained ones are loaded by ``lm
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from logging import getLogger
@@ -245,12 +245,28 @@ class Backbone(nn.Module):
                 branches_mask(real, n),
             )
             return _last(hidden, real), hidden[:, vectors.shape[1] :]
+        state, go_on = self.read(vectors, real)
+        return state, go_on(siblings)
+
+    def read(self, vectors: Tensor, real: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The state after a history, which is read once, without gradients, whatever might come next.
+
+        Args:
+            vectors: The history. (B, T, d)
+            real: Which of its tokens are real. (B, T) bool
+
+        Returns:
+            (B, d), and what gives the states at tokens that might come next, each as if it came alone; to be called
+            once, with their vectors (B, C, d) -> (B, C, d).
+        """
         past = DynamicCache()
         hidden = self.states(vectors, token_positions(real), None if bool(real.all()) else prefix_mask(real), past)
-        state = _last(hidden, real)
-        if n == 0:
-            return state, siblings
-        return state, self.states(siblings, sibling_positions(real, n), sibling_mask(real, n), past)
+
+        def go_on(siblings: Tensor) -> Tensor:
+            n = siblings.shape[1]
+            return self.states(siblings, sibling_positions(real, n), sibling_mask(real, n), past)
+
+        return _last(hidden, real), go_on
 
     def following(self, vectors: Tensor, real: Tensor, words: Tensor) -> Tensor:
         """The state after a prompt, and after each of the words that follow it.
@@ -394,6 +410,18 @@ class EncoderDecoder(Backbone):
         mask = (block[:, None] == block[None]).tril().expand(batch, 1, -1, -1)
         hidden = self.decoded(torch.cat([start, pairs], dim=1), self.encoded(vectors, real), mask)
         return hidden[:, 0], hidden[:, 2::2]
+
+    def read(self, vectors: Tensor, real: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        encoded, start = self.encoded(vectors, real), self.start.expand(len(vectors), 1, -1)
+
+        def go_on(siblings: Tensor) -> Tensor:
+            n = siblings.shape[1]
+            pairs = torch.stack([start.expand(-1, n, -1), siblings], dim=2).flatten(1, 2)
+            block = torch.arange(2 * n, device=siblings.device) // 2
+            mask = (block[:, None] == block[None]).tril().expand(len(siblings), 1, -1, -1)
+            return self.decoded(pairs, encoded, mask)[:, 1::2]
+
+        return self.decoded(start, encoded, None)[:, 0], go_on
 
     def following(self, vectors: Tensor, real: Tensor, words: Tensor) -> Tensor:
         start = self.start.expand(len(words), 1, -1)

@@ -62,6 +62,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
     needs_content = False
     needs_text = False
     needs_base_model = False
+    gives_log_probabilities = True
     paper = "https://arxiv.org/abs/2406.08477"
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -502,13 +503,14 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
 
     def _beams(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
         """What beam search finds: scores and items. (B, n_beams) each"""
+        vectors, real, clusters = self._asked(interaction)
+        state, go_on = self.backbone.read(vectors, real)
 
-        def branches_of(clusters: Tensor) -> Tensor:
-            return self._branches(interaction, clusters)[1]
+        def branches_of(chosen: Tensor) -> Tensor:
+            return go_on(clusters[chosen]) + state[:, None]
 
-        first, _ = self._branches(interaction, interaction[self.USER_ID].new_empty(len(interaction), 0))
-        excluded = self._excluded(interaction)
-        return beam_search(self.tree, first, branches_of, self._leaves(), self.n_beams, excluded)
+        logits, excluded = self._cluster_logits(state), self._excluded(interaction)
+        return beam_search(self.tree, logits, branches_of, self._leaves(), self.n_beams, excluded)
 
     def _excluded(self, interaction: Interaction) -> Tensor | None:
         """Items that cannot come next: those of the history that is read, if ``history_items`` says so. (B, L)"""
@@ -517,10 +519,14 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         items: Tensor = self._asked_after(interaction)[self.ITEM_SEQ]
         return items
 
-    def _branches(self, interaction: Interaction, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits of the next cluster (B, K), and the states at all cluster tokens, or at chosen ones (B, C), had each
-        come next (B, C, d).
-        """
+    def _branches(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
+        """Logits of the next cluster (B, K), and the states at all cluster tokens, had each come next (B, K, d)."""
+        vectors, real, clusters = self._asked(interaction)
+        state, branches = self.backbone.branches(vectors, real, clusters.expand(len(vectors), -1, -1))
+        return self._cluster_logits(state), branches + state[:, None]
+
+    def _asked(self, interaction: Interaction) -> tuple[Tensor, Tensor, Tensor]:
+        """What is read before an item: vectors (B, T, d), which are real (B, T); and those of clusters (K, d)."""
         interaction = self._asked_after(interaction)
         users, items = interaction[self.USER_ID], interaction[self.ITEM_SEQ]
         question, items = self.question, items[:, : int(interaction[self.ITEM_SEQ_LEN].max())]
@@ -528,10 +534,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
             assert self.direct_question is not None
             question, items = self.direct_question, items[:, :0]
         _, vectors, real = self._sequence(users, items, question)
-        clusters = self._oov_table(self.backbone.oov_inputs())[: self.n_clusters]
-        siblings = clusters.expand(len(users), -1, -1) if chosen is None else clusters[chosen]
-        state, branches = self.backbone.branches(vectors, real, siblings)
-        return self._cluster_logits(state), branches + state[:, None]
+        return vectors, real, self._oov_table(self.backbone.oov_inputs())[: self.n_clusters]
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Score of one given item a row, as of :meth:`full_sort_predict`. (B,)"""

@@ -44,10 +44,9 @@ class Scorer:
         self.prefix, self.tokens = torch.randn(BATCH, LENGTH, WIDTH), torch.randn(n_clusters, WIDTH)
         self.real = torch.ones(BATCH, LENGTH, dtype=torch.bool)
 
-    def states(self, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the language model computes: cluster logits (B, K), states at cluster tokens (B, C, d)."""
-        n = len(self.tokens)
-        siblings = self.tokens.expand(BATCH, n, WIDTH) if chosen is None else self.tokens[chosen]
+    def states(self) -> tuple[Tensor, Tensor]:
+        """What the language model computes: cluster logits (B, K), states at cluster tokens (B, K, d)."""
+        siblings = self.tokens.expand(BATCH, -1, -1)
         state, branches = self.backbone.branches(self.prefix, self.real, siblings)
         return state @ self.tokens.T, branches
 
@@ -57,8 +56,9 @@ class Scorer:
 
     def beams(self) -> Tensor:
         """The ten best of ten beams. (B, 10)"""
-        logits, _ = self.states(torch.empty(BATCH, 0, dtype=torch.long))
-        return beam_search(self.tree, logits, lambda chosen: self.states(chosen)[1], self.leaves, 10)[1]
+        state, go_on = self.backbone.read(self.prefix, self.real)
+        logits = state @ self.tokens.T
+        return beam_search(self.tree, logits, lambda chosen: go_on(self.tokens[chosen]), self.leaves, 10)[1]
 
 
 @pytest.fixture(autouse=True)

@@ -68,9 +68,13 @@ def test_scores_of_one_pass_are_those_of_one_pass_a_cluster(
     assert together.std(dim=1).mean() > 1e-3  # clusters do not all look the same
     for row in range(3):
         for cluster in range(model.n_clusters):
-            one = model._branches(batch[torch.tensor([row])], torch.tensor([[cluster]]))
-            torch.testing.assert_close(one[1][0, 0], together[row, cluster], atol=2e-4, rtol=2e-4)
-            torch.testing.assert_close(one[0][0], state[row], atol=2e-4, rtol=2e-4)
+            vectors, real, clusters = model._asked(batch[torch.tensor([row])])
+            before, alone = model.backbone.branches(vectors, real, clusters[None, [cluster]])
+            torch.testing.assert_close(alone[0, 0] + before[0], together[row, cluster], atol=2e-4, rtol=2e-4)
+            torch.testing.assert_close(model._cluster_logits(before)[0], state[row], atol=2e-4, rtol=2e-4)
+    vectors, real, clusters = model._asked(batch)
+    before, go_on = model.backbone.read(vectors, real)
+    torch.testing.assert_close(go_on(clusters.expand(6, -1, -1)) + before[:, None], together, atol=2e-4, rtol=2e-4)
     scores = model.full_sort_predict(batch)
     torch.testing.assert_close(scores[:, 1:].exp().sum(1), torch.ones(6))
     torch.testing.assert_close(model.calculate_loss(batch), -model.predict(batch).mean(), atol=1e-4, rtol=1e-4)
