@@ -77,6 +77,7 @@ _BUILT_IN = (
         properties_of="OOVLLMRec",
     ),
     Entry("ClusterPop", "recbole_oov.model.clusterpop:ClusterPop", "sequential_recommender"),
+    Entry("SequentialRules", "recbole_oov.model.sequentialrules:SequentialRules", "sequential_recommender"),
     Entry("ContentKNN", "recbole_oov.model.contentknn:ContentKNN", "general_recommender"),
     Entry(
         "AutoSample",

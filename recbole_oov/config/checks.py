@@ -244,6 +244,23 @@ def model_needs(values: Values, user_set: Values, model: str, model_class: type)
     return problems
 
 
+def rules_mixture(values: Values, model: str, model_class: type) -> list[str]:
+    """``rules_weight``: whether the model has a history to look up, and probabilities of all items to mix."""
+    weight = values.get("rules_weight")
+    if not is_number(weight) or not weight:
+        return []  # the table of rules reports what is no number
+    if model_class.type != ModelType.SEQUENTIAL:  # type: ignore[attr-defined]
+        return [f"rules_weight: {model} reads no history, after which rules could be looked up; leave rules_weight out"]
+    if values.get("loss_type") != "CE" and not getattr(model_class, "gives_log_probabilities", False):
+        return [
+            f"rules_weight: {model} gives no probabilities of items that rules could be mixed with; set loss_type: CE "
+            f"where it can learn with it, or leave rules_weight out"
+        ]
+    if values.get("decoding") == "beam":
+        return ["rules_weight: beam search finds some items by the model alone; set decoding: exact"]
+    return []
+
+
 def user_metrics(values: Values) -> list[str]:
     """``save_user_metrics``: whether Parquet can be written."""
     if values.get("save_user_metrics") in (None, False) or importlib.util.find_spec("pyarrow") is not None:

@@ -293,6 +293,7 @@ class OOVConfig(Config):
         self._problems += checks.together(final) + checks.user_metrics(final)
         if self.model_class is not None:
             self._problems += checks.model_needs(final, self.external_config_dict, self.model, self.model_class)
+            self._problems += checks.rules_mixture(final, self.model, self.model_class)
             own_checks = getattr(self.model_class, "config_problems", None)
             if own_checks is not None and not self._problems:
                 self._problems += own_checks(final)

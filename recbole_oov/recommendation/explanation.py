@@ -82,6 +82,10 @@ def check_can_explain(model: Any, new_items: object) -> None:
         raise ConfigError(
             f"explain: {type(model).__name__} cannot say what of a history moved its scores; OOVLLMRec can"
         )
+    if getattr(model, "rules_weight", 0.0):
+        raise ConfigError(
+            "explain: with rules_weight the scores are not the model's alone; ask a model that was trained without it"
+        )
     if getattr(model, "rank_by", None) == "direct":
         raise ConfigError(
             "explain: with rank_by: direct no history moves the scores; ask a model with rank_by: sequential"

@@ -57,7 +57,7 @@ def test_the_main_command_ends_with_results_and_a_checkpoint(
     assert list(Path("log/OOVLLMRec").glob("*.log")) and list(Path("log_tensorboard").iterdir())
 
 
-@pytest.mark.parametrize("model", ["BPR", "SASRec", "Pop", "ClusterPop"])
+@pytest.mark.parametrize("model", ["BPR", "SASRec", "Pop", "ClusterPop", "SequentialRules"])
 def test_other_models_run_by_the_same_command(data_path: Path, model: str) -> None:
     walks = {"walks_per_node": 2, "n_clusters": 3} if model == "ClusterPop" else {}
     positions = {"train_positions": "all"} if model == "SASRec" else {}
