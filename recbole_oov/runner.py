@@ -137,6 +137,7 @@ def trainer_class(config: Any) -> type:
     from recbole_oov.trainer.evaluation import EvaluationMixin
     from recbole_oov.trainer.pool_sampling import PoolSamplingMixin
     from recbole_oov.trainer.resume import ResumeMixin
+    from recbole_oov.trainer.weight_averaging import WeightAveragingMixin, check_can_average
 
     base: type = get_trainer(config["MODEL_TYPE"], config["model"])
     added: list[type] = [ResumeMixin]
@@ -144,6 +145,9 @@ def trainer_class(config: Any) -> type:
         added.append(PoolSamplingMixin)
     if config["train_positions"] == "all" and not issubclass(base, AllPositionMixin):
         added.append(CausalNetworkMixin)
+    if config["ema_decay"]:
+        check_can_average(config, base)
+        added.append(WeightAveragingMixin)
     if not issubclass(base, EvaluationMixin):
         added.append(EvaluationMixin)
     parts = (*added, base)

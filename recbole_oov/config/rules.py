@@ -221,6 +221,7 @@ RULES: dict[str, Rule] = {
     "train_positions": one_of("last", "all"),
     "window_stride": NONE | whole(1),
     "group_lengths": FLAG,
+    "ema_decay": number(0, below=1),
     "resume": FLAG | Rule("a checkpoint's path", lambda v: isinstance(v, str) and v.endswith(".json")),
     "resume_step": whole(0),
     "mask_history": FLAG,

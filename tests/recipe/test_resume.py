@@ -116,6 +116,8 @@ EXACT: dict[str, dict[str, Any]] = {
                                                          "candidate_num": 3}},
     "BPR, a sampler": {"sampler": {"name": "dns", "pool": 4}},
     "BPR, sgd with momentum of RMSprop": {"learner": "rmsprop", "clip_grad_norm": {"max_norm": 1.0}},
+    "SASRec, averaged weights": {"ema_decay": 0.9, **SEQUENTIAL},
+    "OOVLLMRec, averaged weights and rules": {"ema_decay": 0.9, "rules_weight": 0.3},
     "BPR, every other epoch": {"resume_step": 2, "eval_step": 2},
     "BPR, sampled evaluation": {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "mode": "uni20"}},
     "LightGCN": {},
