@@ -250,15 +250,23 @@ def rules_mixture(values: Values, model: str, model_class: type) -> list[str]:
     if not is_number(weight) or not weight:
         return []  # the table of rules reports what is no number
     if model_class.type != ModelType.SEQUENTIAL:  # type: ignore[attr-defined]
-        return [f"rules_weight: {model} reads no history, after which rules could be looked up; leave rules_weight out"]
+        return [f"rules_weight: {model} is no sequential model, whose histories rules follow; leave rules_weight out"]
     if values.get("loss_type") != "CE" and not getattr(model_class, "gives_log_probabilities", False):
+        hint = "" if values.get("loss_type") is None else "set loss_type: CE where it can learn with it, or "
         return [
-            f"rules_weight: {model} gives no probabilities of items that rules could be mixed with; set loss_type: CE "
-            f"where it can learn with it, or leave rules_weight out"
+            f"rules_weight: {model} gives no probabilities of items to mix with rules; {hint}leave rules_weight out"
         ]
+    problems = []
     if values.get("decoding") == "beam":
-        return ["rules_weight: beam search finds some items by the model alone; set decoding: exact"]
-    return []
+        problems.append("rules_weight: beam search finds some items by the model alone; set decoding: exact")
+    if values.get("rank_by") == "direct":
+        problems.append("rules_weight: with rank_by: direct no history is read; set rank_by: sequential")
+    if values.get("oov_items") not in (None, "reserved"):
+        problems.append(
+            f"rules_weight: no rule names an item without training interactions, so that beside rules those of "
+            f"oov_items: {values['oov_items']} would count for too little; leave one of them out"
+        )
+    return problems
 
 
 def user_metrics(values: Values) -> list[str]:

@@ -6,15 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy.sparse import coo_matrix
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from recbole_oov.data.histories import Histories
-from recbole_oov.data.ragged import ragged_rows
-
-_ENTRIES_AT_ONCE = 1 << 23
-"""Followers of items that are added up at once, about 200 MiB of them."""
 
 
 class SequentialRuleTable(nn.Module):
@@ -35,20 +30,14 @@ class SequentialRuleTable(nn.Module):
     Reference: Ludewig and Jannach, Evaluation of session-based recommendation algorithms, UMUAI 2018.
     """
 
-    offsets: Tensor
-    followers: Tensor
-    counts: Tensor
+    table: csr_matrix
+    """How often each item (column) followed each other one (row). (n_items, n_items) float32, on the CPU"""
 
     def __init__(self, dataset: Any, gap: int, decay: float) -> None:
         super().__init__()
         self.decay = decay
-        histories = Histories.from_train(dataset)
-        self.n_items = histories.n_items
-        offsets, followers, counts = _followers(histories, gap)
-        # Not in the state dict: they are counted again where a checkpoint is loaded with its data.
-        self.register_buffer("offsets", torch.from_numpy(offsets), persistent=False)
-        self.register_buffer("followers", torch.from_numpy(followers), persistent=False)
-        self.register_buffer("counts", torch.from_numpy(counts), persistent=False)
+        # No buffer, and in no state dict: it is counted again where a checkpoint is loaded with its data.
+        self.table = _followers(Histories.from_train(dataset), gap)
 
     def forward(self, histories: Tensor, lengths: Tensor) -> Tensor:
         """What follows histories: counts with decay, 0 for what never did. (B, n_items)
@@ -57,19 +46,13 @@ class SequentialRuleTable(nn.Module):
             histories: Item ids, oldest first, 0 after them. (B, L)
             lengths: (B,)
         """
-        age = lengths[:, None] - 1 - torch.arange(histories.shape[1], device=histories.device)
-        weights = torch.where(age >= 0, float(self.decay) ** age.clamp(min=0), 0.0)
-        row, place = ((histories != 0) & (weights > 0)).nonzero(as_tuple=True)
-        items, weights = histories[row, place], weights[row, place]
-        found = torch.zeros(len(histories) * self.n_items, device=self.counts.device)
-        # Not by indexing: that takes the id -1 for the last item.
-        ends = F.embedding(items, self.offsets.diff()[:, None]).view(-1).cumsum(0)
-        pieces = torch.div(ends, _ENTRIES_AT_ONCE, rounding_mode="floor")
-        for size in torch.unique_consecutive(pieces, return_counts=True)[1].tolist():
-            entry, followers, index = ragged_rows(self.offsets, self.followers, items[:size])
-            found.index_add_(0, row[entry] * self.n_items + followers, weights[entry] * self.counts[index])
-            row, items, weights = row[size:], items[size:], weights[size:]
-        return found.view(-1, self.n_items)
+        items, n = histories.cpu().numpy(), lengths.cpu().numpy()[:, None]
+        age = n - 1 - np.arange(items.shape[1])
+        weights = np.where(age >= 0, float(self.decay) ** np.maximum(age, 0), 0.0)
+        row, place = np.nonzero((items != 0) & (weights > 0))
+        entries = weights[row, place].astype(np.float32), (row, items[row, place])
+        asked = csr_matrix(entries, shape=(len(items), self.table.shape[0]))
+        return torch.from_numpy((asked @ self.table).toarray()).to(histories.device)
 
     def mixed(self, scores: Tensor, histories: Tensor, lengths: Tensor, weight: float) -> Tensor:
         r"""Log-probabilities of items by a model and these rules together.
@@ -96,16 +79,14 @@ class SequentialRuleTable(nn.Module):
         return mixed.masked_fill(out, torch.finfo(mixed.dtype).min)
 
 
-def _followers(histories: Histories, gap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``followers[offsets[i]:offsets[i + 1]]`` follow item i, ascending, ``counts`` as often. int64, int64, float32"""
+def _followers(histories: Histories, gap: int) -> csr_matrix:
     users, items = histories.pairs()
-    n = histories.n_items
-    table = coo_matrix((n, n), dtype=np.float64).tocsr()
+    shape = (histories.n_items, histories.n_items)
+    table = csr_matrix(shape, dtype=np.float64)
     for apart in range(1, min(gap, len(items) - 1) + 1):
         same = users[:-apart] == users[apart:]
         if not same.any():
             break
         ones = np.full(int(same.sum()), 1 / apart)
-        table = table + coo_matrix((ones, (items[:-apart][same], items[apart:][same])), shape=(n, n)).tocsr()
-    table.sort_indices()
-    return table.indptr.astype(np.int64), table.indices.astype(np.int64), table.data.astype(np.float32)
+        table = table + csr_matrix((ones, (items[:-apart][same], items[apart:][same])), shape=shape)
+    return table.astype(np.float32)

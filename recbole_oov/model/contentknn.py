@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from recbole_oov.data.content import item_content
 from recbole_oov.data.histories import seen_matrix
-from recbole_oov.data.ragged import ragged_rows
 
 _BLOCK = 1 << 24
 """Similarities held at once, 64 MiB of them."""
@@ -104,14 +103,14 @@ class ContentKNN(GeneralRecommender):
 
     def _scores(self, users: Tensor) -> Tensor:
         """The sum over each user's history of the similarities to it. (B, n_items)"""
-        place, items, _ = ragged_rows(self.history_offsets, self.history_items, users)
+        place, items, _ = _rows(self.history_offsets, self.history_items, users)
         scores = self._sums(place, items, len(users))
         scores[self._without_history(users)] = self.mean_scores
         return scores
 
     def _sums(self, place: Tensor, items: Tensor, n_rows: int) -> Tensor:
         """The sum over items of the similarities to each, added up in the rows ``place``. (H,), (H,) -> (B, n_items)"""
-        entry, candidates, index = ragged_rows(self.offsets, self.items, items)
+        entry, candidates, index = _rows(self.offsets, self.items, items)
         scores = torch.zeros(n_rows * self.n_items, device=items.device)
         scores.index_add_(0, place[entry] * self.n_items + candidates, self.similarities[index])
         return scores.view(n_rows, self.n_items)
@@ -142,7 +141,7 @@ class ContentKNN(GeneralRecommender):
         columns, rows, values = nearest(together, ids, trained, k=self.k, shrink=self.shrink)
         similar = torch.zeros(self.n_items, len(content), device=content.device)
         similar[columns, rows - self.n_items] = values
-        place, items, _ = ragged_rows(self.history_offsets, self.history_items, users)
+        place, items, _ = _rows(self.history_offsets, self.history_items, users)
         scores = torch.zeros(len(users), len(content), device=users.device).index_add_(0, place, similar[items])
         n_with = (self.history_offsets.diff() > 0).sum().clamp(min=1)
         scores[self._without_history(users)] = (counts / n_with) @ similar
@@ -195,3 +194,13 @@ def nearest(content: Tensor, items: Tensor, trained: Tensor, *, k: int, shrink: 
         found.append((trained[places[row, column]], ids[row], values[row, column]))
     neighbour, item, value = (torch.cat(parts) for parts in zip(*found, strict=True))
     return neighbour, item, value
+
+
+def _rows(offsets: Tensor, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Some rows of a ragged array, one after another: which of ``rows`` each entry is in, the entries, their places."""
+    starts = offsets[rows]
+    lengths = offsets[rows + 1] - starts
+    row = torch.repeat_interleave(lengths)
+    before = lengths.cumsum(0) - lengths
+    index = torch.arange(len(row), device=row.device) - before[row] + starts[row]
+    return row, values[index], index

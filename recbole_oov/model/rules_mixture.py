@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
@@ -17,6 +18,16 @@ def with_rules(model_class: type, config: Any) -> type:
     return type(model_class.__name__, (RulesMixtureMixin, model_class), {"__module__": model_class.__module__})
 
 
+def mixed_as_saved(config: Any, model: Any, train_data: Any) -> Any:
+    """A model that RecBole's own function loaded, with the rules that its configuration mixes it with."""
+    model_class = with_rules(type(model), config)
+    if model_class is type(model):
+        return model
+    mixed: Any = model_class(config, train_data._dataset).to(config["device"])
+    mixed.load_state_dict(model.state_dict())
+    return mixed
+
+
 class RulesMixtureMixin:
     """Mixes a sequential model's probabilities with :class:`~recbole_oov.data.sequential_rules.SequentialRuleTable`.
 
@@ -24,12 +35,11 @@ class RulesMixtureMixin:
     which of its epochs is best on validation.
     """
 
-    recommends_new_items = False
-    """A score of an item that is in no data set would stand beside mixed ones on another scale."""
     rules: SequentialRuleTable
     ITEM_SEQ: str
     ITEM_SEQ_LEN: str
     ITEM_ID: str
+    USER_ID: str
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)  # type: ignore[call-arg]
@@ -38,14 +48,34 @@ class RulesMixtureMixin:
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Log-probabilities of all items. (B, n_items)"""
-        own: Tensor = super().full_sort_predict(interaction)  # type: ignore[misc]
         history, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        return self.rules.mixed(own.view(len(history), -1), history, lengths, self.rules_weight)
+        own: Tensor = super().full_sort_predict(interaction).view(len(history), -1)  # type: ignore[misc]
+        if getattr(self, "rank_by", "sequential") == "direct":  # asked without a history, beside the ranking with one
+            return own
+        return self.rules.mixed(_logits(own), history, lengths, self.rules_weight)
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Log-probability of one given item a row. (B,)"""
-        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+        # Sampled evaluation asks about a hundred items of a user, one after another: those are scored once.
+        read = torch.cat(
+            [
+                interaction[field].view(len(interaction), -1)
+                for field in (self.USER_ID, self.ITEM_SEQ, self.ITEM_SEQ_LEN)
+            ],
+            dim=1,
+        )
+        new = torch.ones(len(read), dtype=torch.bool, device=read.device)
+        new[1:] = (read[1:] != read[:-1]).any(dim=1)
+        scores = self.full_sort_predict(interaction[new.nonzero().squeeze(1)])
+        # Not by indexing alone: that takes the id -1 for the last item.
+        return scores[new.cumsum(0) - 1].gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
 
     def block_scorer(self) -> None:
         """Rules are looked up for all items at once."""
         return
+
+
+def _logits(scores: Tensor) -> Tensor:
+    """Scores that a softmax makes probabilities of; some of RecBole's models (RepeatNet) give those themselves."""
+    probabilities = bool((scores >= 0).all()) and torch.allclose(scores.sum(dim=1), scores.new_ones(()), atol=1e-3)
+    return scores.clamp(min=torch.finfo(scores.dtype).tiny).log() if probabilities else scores

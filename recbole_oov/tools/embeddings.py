@@ -85,6 +85,10 @@ _REMEDY = "choose BPR, LightGCN, NGCF, SASRec, GRU4Rec or a cold-start model suc
 
 def _sequential(model: Any, dataset: Any) -> Embeddings:
     name = type(model).__name__
+    if getattr(model, "rules_weight", 0.0):
+        raise ConfigError(
+            "export: with rules_weight scores are not those of embeddings alone; train the model without it"
+        )
     histories = dataset.inter_feat[:_N_USERS].to(model.device)
     refusal = ConfigError(
         f"export: {name} does not score by the dot product of a history's representation, forward(histories, lengths), "

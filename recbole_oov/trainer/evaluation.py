@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from logging import getLogger
 from typing import Any
 
@@ -64,6 +65,10 @@ class EvaluationMixin:
     def _use_groups(self, mask: np.ndarray | None) -> None:
         self.eval_collector = GroupedCollector(self.config, mask)
         self.evaluator = GroupedEvaluator(self.config)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """What weights are tested with: those of the model, where no average of them is kept (``ema_decay``)."""
+        return nullcontext()
 
     @property
     def last_evaluation(self) -> Evaluation | None:

@@ -73,6 +73,10 @@ class OOVLLMRecTrainer(AllPositionMixin, EvaluationMixin, Trainer):
             By task, by who answers (the model, and controls that need none), metrics by name; of ranking RecBole's.
             A task is left out of which the part says nothing.
         """
+        with self.averaged():
+            return self._task_results(eval_data, show_progress)
+
+    def _task_results(self, eval_data: Any, show_progress: bool) -> TaskResults:
         model, name = self.model, self.config["model"]
         results: TaskResults = {}
         if model.direct is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from recbole.trainer import Trainer
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from recbole_oov.errors import ConfigError
@@ -26,13 +27,24 @@ class WeightAveragingMixin:
     Training goes on with :math:`\theta`; validation, early stopping, the checkpoint and the test read
     :math:`\bar\theta`. The smaller decay of the first steps keeps the initial weights from staying in it.
 
-    Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, SIAM J. Control Optim. 1992;
-    with :math:`d_t` as TensorFlow's ``ExponentialMovingAverage`` has it.
+    Reference: after Polyak and Juditsky, Acceleration of stochastic approximation by averaging, SIAM J. Control Optim.
+    1992, whose mean is uniform; :math:`d_t` as in TensorFlow's ``ExponentialMovingAverage``.
     """
 
     config: Any
+    model: Any
     optimizer: Optimizer
     _is_training = False
+    """Whether the model has the weights that are trained, and not those of a checkpoint, which are averaged already."""
+    _is_swapped = False
+
+    def __init__(self, config: Any, model: Any) -> None:
+        if any(isinstance(part, _BatchNorm) for part in model.modules()):
+            raise ConfigError(
+                f"ema_decay: {config['model']} normalises batches, and its statistics would be those of other weights "
+                f"than the averaged ones; leave ema_decay out"
+            )
+        super().__init__(config, model)  # type: ignore[call-arg]
 
     def _build_optimizer(self, **given: Any) -> Any:
         build: Any = super()._build_optimizer  # type: ignore[misc]
@@ -47,19 +59,37 @@ class WeightAveragingMixin:
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
         save: Any = super()._save_checkpoint  # type: ignore[misc]
-        with self._averaged():
+        with self.averaged():
             return save(*args, **kwargs)
+
+    def resume_checkpoint(self, resume_file: Any) -> Any:
+        """As RecBole's, with the weights that were trained, which a checkpoint keeps in the place of the average."""
+        resume: Any = super().resume_checkpoint  # type: ignore[misc]
+        resume(resume_file)
+        self._is_training = True
+        _swap(self.optimizer)
 
     def evaluate(self, eval_data: Any, load_best_model: bool = True, *args: Any, **kwargs: Any) -> Any:
         """As RecBole's, of the averaged weights; those of a checkpoint are averaged already."""
         evaluate: Any = super().evaluate  # type: ignore[misc]
-        if load_best_model:
+        with nullcontext() if load_best_model else self.averaged():
+            result = evaluate(eval_data, load_best_model, *args, **kwargs)
+        if load_best_model and eval_data:
             self._is_training = False
-        with self._averaged():
-            return evaluate(eval_data, load_best_model, *args, **kwargs)
+        return result
 
-    def _averaged(self) -> AbstractContextManager[None]:
-        return swapped(self.optimizer) if self._is_training else nullcontext()
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in the model, where it has the others."""
+        if not self._is_training or self._is_swapped:
+            yield
+            return
+        self._is_swapped = True
+        try:
+            with swapped(self.optimizer):
+                yield
+        finally:
+            self._is_swapped = False
 
 
 def check_can_average(config: Any, trainer: type) -> None:

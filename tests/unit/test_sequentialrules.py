@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from hypothesis import strategies as st
 from recbole.data.interaction import Interaction
 
 from recbole_oov import recommend
-from recbole_oov.data import sequential_rules
 from recbole_oov.data.histories import Histories
 from recbole_oov.data.sequential_rules import SequentialRuleTable
 from recbole_oov.errors import ConfigError
 from recbole_oov.model.block_scorer import block_scorer
 from recbole_oov.recommendation.api import Recommender
 from recbole_oov.runner import load, prepare
+from recbole_oov.tools.embeddings import embeddings_of
 
 N_ITEMS = 7
 LEAST = torch.finfo(torch.float32).min
@@ -56,13 +57,9 @@ def by_hand(known: list[list[int]], history: list[int], gap: int, decay: float) 
     ]
 
 
-@given(HISTORIES, HISTORIES, st.sampled_from([1, 2, 20]), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([1, 3, 99]))
-def test_counts_are_those_by_hand(
-    known: list[list[int]], histories: list[list[int]], gap: int, decay: float, at_once: int
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequential_rules, "_ENTRIES_AT_ONCE", at_once)
-        found = table(known, gap, decay, patch)(*asked(histories))
+@given(HISTORIES, HISTORIES, st.sampled_from([1, 2, 20]), st.sampled_from([0.0, 0.5, 1.0]))
+def test_counts_are_those_by_hand(known: list[list[int]], histories: list[list[int]], gap: int, decay: float) -> None:
+    found = table(known, gap, decay, pytest.MonkeyPatch())(*asked(histories))
     expected = torch.tensor([by_hand(known, history, gap, decay) for history in histories])
     torch.testing.assert_close(found, expected)
 
@@ -163,7 +160,9 @@ def test_mixed_scores_are_not_made_some_items_at_a_time(circles: Any, workplace:
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("BPR", {"rules_weight": 0.5}, "rules_weight: BPR reads no history"),
+        ("BPR", {"rules_weight": 0.5}, "rules_weight: BPR is no sequential model"),
+        ("OOVLLMRec", {"rules_weight": 0.5, "oov_items": "spread"}, "rules_weight: no rule names an item without"),
+        ("OOVLLMRec", {"rules_weight": 0.5, "tasks": ["direct"], "rank_by": "direct"}, "rules_weight: with rank_by"),
         ("SequentialRules", {"rules_weight": 0.5}, "rules_weight: SequentialRules gives no probabilities of items"),
         (
             "SASRec",
@@ -185,9 +184,59 @@ def test_held_out_items_are_not_counted(circles: Any) -> None:
     train = circles.fresh_train()
     histories = Histories.from_train(train)
     rules = SequentialRuleTable(train, 1, 0.0)
-    assert int(rules.counts.sum()) == sum(max(len(histories.of(user)) - 1, 0) for user in range(len(histories)))
+    assert int(rules.table.sum()) == sum(max(len(histories.of(user)) - 1, 0) for user in range(len(histories)))
     whole = sum(len(history) for history in circles.histories.values())
     assert len(histories.items) == whole - 2 * len(circles.histories), "two of each are held out"
+
+
+@pytest.mark.parametrize("model", ["RepeatNet", "BERT4Rec", "STAMP", "CORE"])
+def test_what_is_mixed_are_the_probabilities_that_a_model_learns(circles: Any, workplace: Path, model: str) -> None:
+    """RepeatNet gives probabilities, the others logits."""
+    experiment = prepared(circles, model, rules_weight=0.5)
+    rows = experiment.train_data._dataset.inter_feat[torch.arange(8)]
+    mixture = experiment.model.eval()
+    with torch.no_grad():
+        own = type(mixture).__mro__[2].full_sort_predict(mixture, rows).view(8, -1)[:, 1:]
+        mixture.rules_weight = 0.0
+        alone = mixture.full_sort_predict(rows)[:, 1 : own.shape[1] + 1].exp()
+    expected = own / own.sum(dim=1, keepdim=True) if model == "RepeatNet" else own.softmax(dim=1)
+    torch.testing.assert_close(alone, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_sampled_evaluation_asks_of_each_user_once(
+    circles: Any, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampled = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni10"}
+    experiment = prepared(circles, "SASRec", rules_weight=0.5, eval_args=sampled, leak_guard="off")
+    asked_rows: list[int] = []
+    whole = SequentialRuleTable.mixed
+
+    def counted(self: Any, scores: torch.Tensor, *more: Any) -> torch.Tensor:
+        asked_rows.append(len(scores))
+        return whole(self, scores, *more)
+
+    monkeypatch.setattr(SequentialRuleTable, "mixed", counted)
+    experiment.trainer.evaluate(experiment.test_data, load_best_model=False)
+    assert sum(asked_rows) == 60, "of eleven items each"
+
+
+def test_recboles_own_function_loads_the_mixture(circles: Any, workplace: Path) -> None:
+    experiment = prepared(circles, "SASRec", rules_weight=0.5)
+    experiment.trainer.fit(experiment.train_data, experiment.valid_data)
+    expected = experiment.trainer.evaluate(experiment.test_data)
+    quick_start = importlib.import_module("recbole.quick_start.quick_start")
+    config, model, _, _, _, test_data = quick_start.load_data_and_model(experiment.trainer.saved_model_file)
+    rows = test_data._dataset.inter_feat
+    with torch.no_grad():
+        found = model.eval().full_sort_predict(rows.to(config["device"]))
+        torch.testing.assert_close(found, experiment.model.eval().full_sort_predict(rows))
+    assert expected == experiment.trainer.evaluate(experiment.test_data, load_best_model=False)
+
+
+def test_a_mixture_has_no_table_of_embeddings(circles: Any, workplace: Path) -> None:
+    experiment = prepared(circles, "SASRec", rules_weight=0.5)
+    with pytest.raises(ConfigError, match="export: with rules_weight scores are not those of embeddings alone"):
+        embeddings_of(experiment.model.eval(), experiment.test_data)
 
 
 def test_popularity_orders_what_no_rule_names(circles: Any, workplace: Path) -> None:

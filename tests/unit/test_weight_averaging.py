@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from recbole_oov.checkpoints import CheckpointError
 from recbole_oov.errors import ConfigError
 from recbole_oov.runner import load, prepare
-from recbole_oov.trainer.weight_averaging import _averaging, swapped
+from recbole_oov.trainer.weight_averaging import WeightAveragingMixin, _averaging, swapped
 
 OPTIONS = {"MAX_ITEM_LIST_LENGTH": 8, "show_progress": False, "epochs": 4, "valid_metric": "MRR@10"}
 SIZES = {"hidden_size": 16, "inner_size": 16}
@@ -93,6 +94,40 @@ def test_without_saving_the_average_is_tested(circles: Any, workplace: Path) -> 
     assert result in history
 
 
+def test_a_checkpoint_goes_on_with_what_was_trained(circles: Any, workplace: Path) -> None:
+    """RecBole's ``resume_checkpoint``: the weights are those that were trained, the average goes on beside them."""
+    experiment = prepared(circles, "SASRec", ema_decay=0.9, epochs=1)
+    trainer = experiment.trainer
+    trainer.fit(experiment.train_data, experiment.valid_data)
+    weights = {name: value.clone() for name, value in experiment.model.named_parameters()}
+    score = trainer.evaluate(experiment.valid_data, load_best_model=False)
+    other = prepared(circles, "SASRec", ema_decay=0.9, epochs=1, seed=7)
+    other.trainer.resume_checkpoint(trainer.saved_model_file)
+    assert all(torch.equal(value, weights[name]) for name, value in other.model.named_parameters())
+    assert other.trainer.evaluate(other.valid_data, load_best_model=False) == score
+
+
+def test_an_evaluation_that_loads_nothing_changes_nothing(circles: Any, workplace: Path) -> None:
+    experiment = prepared(circles, "SASRec", ema_decay=0.9, epochs=1)
+    trainer = experiment.trainer
+    trainer.fit(experiment.train_data, experiment.valid_data, saved=False)
+    score = trainer.evaluate(experiment.valid_data, load_best_model=False)
+    with pytest.raises(CheckpointError):
+        trainer.evaluate(experiment.valid_data, model_file="nothing.json")
+    assert trainer.evaluate([], load_best_model=True) is None
+    assert trainer.evaluate(experiment.valid_data, load_best_model=False) == score
+
+
+def test_tasks_are_measured_with_the_average(circles: Any, workplace: Path) -> None:
+    experiment = prepared(circles, "OOVLLMRec", ema_decay=0.9, epochs=2, tasks=["direct"])
+    trainer = experiment.trainer
+    trainer.fit(experiment.train_data, experiment.valid_data, saved=False)
+    found = trainer.task_results(experiment.test_data)
+    with swapped(trainer.optimizer):
+        trainer._is_training = False
+        assert trainer.task_results(experiment.test_data) == found
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
@@ -110,6 +145,11 @@ def test_other_trainers_are_refused(
     own = {"data_path": str(circles.data_path), "leak_guard": "off", "ema_decay": 0.9, **options}
     with pytest.raises(ConfigError, match=message):
         prepare(model, "circles", config_dict=own, argv=[])
+
+
+def test_statistics_of_batches_are_refused() -> None:
+    with pytest.raises(ConfigError, match="ema_decay: Net normalises batches, and its statistics would be those of"):
+        WeightAveragingMixin({"model": "Net"}, nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
 
 
 @pytest.mark.parametrize("value", [1.0, -0.1, "much"])
