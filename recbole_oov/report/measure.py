@@ -34,10 +34,15 @@ from recbole_oov.evaluation.ranks import target_ranks
 from recbole_oov.report.cells import Cell, carved
 from recbole_oov.report.share import with_shared_base
 from recbole_oov.report.user_values import in_order_of_users, pack_ranks, users_of_row, values_in_order
+from recbole_oov.trainer.unfinished import PROGRESS
 
 __all__ = ["finished_row", "row_of", "run_cell"]
 
 _VERSIONS = ("recbole", "torch", "numpy", "transformers")
+
+
+Curve = list[tuple[int, float, float]]
+"""Of each validation its epoch, its score, and the seconds since the beginning."""
 
 
 def finished_row(cell: Cell, spec: Mapping[str, Any], placed: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -75,6 +80,8 @@ def row_of(cell: Cell, said: Mapping[str, Any]) -> dict[str, Any]:
 def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     """Train one model with RecBole's loop and measure it on the test part.
 
+    A cell that was cut off goes on from its last epoch, where its trainer can; times are of all parts.
+
     Args:
         cell: What to run.
         checkpoints: A folder of the cell's own, since RecBole's file names tell only seconds apart.
@@ -84,17 +91,29 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     began = datetime.now(UTC).isoformat(timespec="seconds")
     started, cpu_started = time.perf_counter(), time.process_time()
     options = {"show_progress": False, "state": "WARNING", "checkpoint_dir": str(checkpoints), **cell.options}
+    if any(checkpoints.glob(f"*{PROGRESS}")):
+        options["resume"] = True
     _forget_peak()
     experiment = runner.prepare(cell.model, cell.dataset, config_dict=options, argv=[])
+    spent = _Spent(checkpoints)
+    if experiment.trainer.continue_from is not None:
+        spent.read()
+    started, cpu_started = started - spent.seconds, cpu_started - spent.cpu_seconds
     trainer, config_hash = experiment.trainer, _config_hash(experiment)
-    before, cpu_before = time.perf_counter(), time.process_time()
-    curves: list[list[tuple[int, float, float]]] = []
+    before, cpu_before = time.perf_counter() - spent.training, time.process_time() - spent.cpu_training
+    curves: list[Curve] = []
 
     def validated(epoch: int, score: float) -> None:
-        if not curves or epoch <= curves[-1][-1][0]:  # trained anew, as by a search that trains two samplers
+        if spent.curve:  # of the part before, up to the state that was continued from
+            curves.append([point for point in spent.curve if point[0] < epoch])
+            spent.curve = []
+        latest = curves[-1][-1][0] if curves and curves[-1] else -1
+        if not curves or epoch <= latest:  # trained anew, as by a search that trains two samplers
             curves.append([])
         since = time.perf_counter() - (started if cell.measure == "ranks" else before)
         curves[-1].append((epoch, float(score), since))
+        now, cpu_now = time.perf_counter(), time.process_time()
+        spent.write((now - started, cpu_now - cpu_started, now - before, cpu_now - cpu_before), curves[-1])
 
     best, _ = trainer.fit(
         experiment.train_data,
@@ -144,7 +163,32 @@ def run_cell(cell: Cell, checkpoints: Path) -> dict[str, Any]:
     }
 
 
-def _to_best(curve: list[tuple[int, float, float]], *, bigger: bool) -> dict[str, float]:
+class _Spent:
+    """What a cell has cost until its latest validation, beside the state that it is continued from.
+
+    Args:
+        folder: The cell's checkpoints.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "spent.json"
+        self.seconds = self.cpu_seconds = self.training = self.cpu_training = 0.0
+        self.curve: Curve = []
+
+    def read(self) -> None:
+        """What was written, of the part that is continued; nothing where that wrote none."""
+        with suppress(OSError, ValueError):
+            said = json.loads(self._file.read_text(encoding="utf-8"))
+            self.seconds, self.cpu_seconds, self.training, self.cpu_training = map(float, said["spent"])
+            self.curve = [(int(epoch), float(score), float(since)) for epoch, score, since in said["curve"]]
+
+    def write(self, spent: tuple[float, float, float, float], curve: Curve) -> None:
+        """Seconds and those of the CPU, of the cell and of its training; and its validations."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text(json.dumps({"spent": spent, "curve": curve}), encoding="utf-8")
+
+
+def _to_best(curve: Curve, *, bigger: bool) -> dict[str, float]:
     """Seconds until the best validation, of equal ones the last, as RecBole has it; nothing without one."""
     if not curve:
         return {}

@@ -35,6 +35,7 @@ from recbole_oov.report.user_values import (
     values_of_row,
 )
 from recbole_oov.runner import prepare
+from recbole_oov.trainer.resume import ResumeMixin
 
 
 def spec_file(tmp_path: Path, circles: Any, **changes: Any) -> str:
@@ -50,6 +51,40 @@ def spec_file(tmp_path: Path, circles: Any, **changes: Any) -> str:
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
     return str(path)
+
+
+def test_a_cell_that_was_cut_off_goes_on_where_it_was(
+    tmp_path: Path, circles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    attention = {"model": "SASRec", "train_positions": "all", "epochs": 5, "stopping_step": 9}
+    rows, stock = {}, ResumeMixin._train_epoch
+    for name, begun_as in (("whole", [0, 1, 2, 3, 4]), ("cut", [0, 1, 2, 3, 3, 4])):
+        (tmp_path / name).mkdir()
+        file, begun = spec_file(tmp_path / name, circles, seeds=[1], models={"attention": attention}), list[int]()
+
+        def epoch(
+            self: Any, data: Any, index: int, *args: Any, begun: Any = begun, cut: bool = name == "cut", **more: Any
+        ) -> Any:
+            loss = stock(self, data, index, *args, **more)
+            begun.append(index)
+            if cut and begun == [0, 1, 2, 3]:
+                raise KeyboardInterrupt
+            return loss
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ResumeMixin, "_train_epoch", epoch)
+            if name == "cut":
+                with pytest.raises(KeyboardInterrupt):
+                    benchmark(file, {})
+            output = benchmark(file, {})
+        assert begun == begun_as
+        rows[name] = read_results(output / "results.jsonl")[0]
+        assert not list((output / "saved").glob("*/*"))
+    for key in ("ranks", "valid_scores", "best_valid", "epochs", "epochs_to_best", "key", "config"):
+        assert rows["cut"][key] == rows["whole"][key], key
+    assert rows["cut"]["seconds"] > rows["cut"]["train_seconds"] > 0
+    assert rows["cut"]["train_seconds"] > rows["cut"]["seconds_to_best"] - 0.1
 
 
 def test_a_killed_sweep_runs_only_what_is_missing(
