@@ -10,7 +10,6 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_environment, get_model, get_trainer, init_logger, init_seed, set_color
 
@@ -249,9 +248,6 @@ def prepare(
     check_writable(config)
     if not config["single_spec"]:
         _make_folders(config)
-    # A softmax over many items has probabilities, and gradients, below the smallest normal number. A CPU computes with
-    # those up to a hundred times slower than with others; as zeros they cost nothing.
-    torch.set_flush_denormal(True)
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
     logger = getLogger()
