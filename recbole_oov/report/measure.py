@@ -184,8 +184,9 @@ class _Spent:
 
     def write(self, spent: tuple[float, float, float, float], curve: Curve) -> None:
         """Seconds and those of the CPU, of the cell and of its training; and its validations."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.write_text(json.dumps({"spent": spent, "curve": curve}), encoding="utf-8")
+        with suppress(OSError):  # a full disk costs what a cell says of its time, and not the cell
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.write_text(json.dumps({"spent": spent, "curve": curve}), encoding="utf-8")
 
 
 def _to_best(curve: Curve, *, bigger: bool) -> dict[str, float]:
