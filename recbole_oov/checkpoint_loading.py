@@ -15,7 +15,7 @@ from recbole_oov.compat.checkpoints import never_unpickle
 from recbole_oov.config.places import dataset_folder, dataset_problems
 from recbole_oov.data.identity import ids_fingerprint
 from recbole_oov.errors import ConfigError, DataError
-from recbole_oov.model.rules_mixture import with_rules
+from recbole_oov.model.extended import extended
 from recbole_oov.refusals import recbole_refusals
 
 
@@ -34,7 +34,7 @@ def load_checkpoint_and_data(
     never_unpickle(config)
     folder = _data_folder(config, model_file, data_path)
     with recbole_refusals("the model"):
-        model_class = with_rules(get_model(config["model"]), config)  # before a log file gets its name
+        model_class = extended(get_model(config["model"]), config)  # before a log file gets its name
     init_seed(config["seed"], config["reproducibility"])
     if log:
         init_logger(config)

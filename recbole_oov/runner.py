@@ -23,7 +23,7 @@ from recbole_oov.evaluation.checks import check_evaluation
 from recbole_oov.evaluation.per_user import user_tokens, users_file, write_per_user
 from recbole_oov.evaluation.table import group_table, task_table
 from recbole_oov.launch import free_port, spawn
-from recbole_oov.model.rules_mixture import with_rules
+from recbole_oov.model.extended import extended
 from recbole_oov.processes import check_alike, leave_group, naming_the_lost, seed_process, share_of, torchrun_group
 from recbole_oov.refusals import recbole_refusals
 from recbole_oov.trainer.state import data_fingerprint
@@ -275,7 +275,7 @@ def prepare(
         check_alike(config, "data", found, "give all machines the same files")
     init_seed(config["seed"], config["reproducibility"])
     with recbole_refusals("the model"):
-        recommender = with_rules(get_model(config["model"]), config)(config, train_data._dataset)
+        recommender = extended(get_model(config["model"]), config)(config, train_data._dataset)
     if not config["single_spec"] and config["shard_backbone"]:  # before it is moved: it may fit no device whole
         recommender.shard(config["device"])
     elif config["shard_backbone"]:

@@ -149,9 +149,9 @@ def checkpoint_reasons(quick_start: Any, put: Put) -> None:
             read = {name: state.get(name) for name in ("config", "state_dict", "other_parameter")}
             save_checkpoint(read, copied)
             config, model, dataset, train_data, valid_data, test_data = stock(copied)
-        from recbole_oov.model.rules_mixture import mixed_as_saved  # it imports RecBole, which is being mended here
+        from recbole_oov.model.extended import extended_as_saved  # it imports RecBole, which is being mended here
 
-        return config, mixed_as_saved(config, model, train_data), dataset, train_data, valid_data, test_data
+        return config, extended_as_saved(config, model, train_data), dataset, train_data, valid_data, test_data
 
     put(quick_start, "load_data_and_model", load_data_and_model)
 

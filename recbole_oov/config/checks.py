@@ -269,6 +269,20 @@ def rules_mixture(values: Values, model: str, model_class: type) -> list[str]:
     return problems
 
 
+def excluded_history(values: Values, model: str, model_class: type) -> list[str]:
+    """``history_items: excluded``: whether the model can learn without the history's items as wrong answers."""
+    if values.get("history_items") != "excluded" or hasattr(model_class, "excludes_history"):
+        return []
+    if model_class.type != ModelType.SEQUENTIAL:  # type: ignore[attr-defined]
+        return [f"history_items: {model} is no sequential model and reads no history; leave history_items out"]
+    if values.get("train_positions") != "all":
+        return [
+            f"history_items: {model} learns from RecBole's rows, in which items of the history are wrong answers; set "
+            f"train_positions: all if it is a causal network, or history_items: scored with mask_history: True"
+        ]
+    return []
+
+
 def user_metrics(values: Values) -> list[str]:
     """``save_user_metrics``: whether Parquet can be written."""
     if values.get("save_user_metrics") in (None, False) or importlib.util.find_spec("pyarrow") is not None:

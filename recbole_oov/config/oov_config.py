@@ -294,6 +294,7 @@ class OOVConfig(Config):
         if self.model_class is not None:
             self._problems += checks.model_needs(final, self.external_config_dict, self.model, self.model_class)
             self._problems += checks.rules_mixture(final, self.model, self.model_class)
+            self._problems += checks.excluded_history(final, self.model, self.model_class)
             own_checks = getattr(self.model_class, "config_problems", None)
             if own_checks is not None and not self._problems:
                 self._problems += own_checks(final)

@@ -225,6 +225,7 @@ RULES: dict[str, Rule] = {
     "resume": FLAG | Rule("a checkpoint's path", lambda v: isinstance(v, str) and v.endswith(".json")),
     "resume_step": whole(0),
     "mask_history": FLAG,
+    "history_items": one_of("scored", "excluded"),
     "rules_weight": number(0, below=1),
     "rules_gap": whole(1),
     "rules_decay": Rule("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1),

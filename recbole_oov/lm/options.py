@@ -21,7 +21,6 @@ _CHOICES = {
     "eval_prompts": ("seen", "unseen"),
     "rank_by": ("sequential", "direct"),
     "history_order": ("time", "random"),
-    "history_items": ("scored", "excluded"),
 }
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from recbole_oov.data.answers import Answers, answers_of
 from recbole_oov.data.content import item_content
+from recbole_oov.data.excluded_history import check_repeats, had_before
 from recbole_oov.data.histories import NEXT_ITEMS, Histories
 from recbole_oov.data.oov_split import oov_mask
 from recbole_oov.data.text import item_texts, missing_text_problem
@@ -31,7 +32,6 @@ from recbole_oov.lm.backbone import EncoderDecoder, add_oov_tokens
 from recbole_oov.lm.backbone_maker import BackboneMaker
 from recbole_oov.lm.backbone_state import BackboneState, prompts_fingerprint, words_fingerprint
 from recbole_oov.lm.beam import as_scores, beam_search
-from recbole_oov.lm.excluded import check_repeats, had_before
 from recbole_oov.lm.explanation import TokenExplanation, explain_by_occlusion
 from recbole_oov.lm.identifiers import fine_tokens, make_vocabulary
 from recbole_oov.lm.item_text import first_texts, text_tokens
@@ -63,6 +63,8 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
     needs_text = False
     needs_base_model = False
     gives_log_probabilities = True
+    excludes_history = False
+    """Whether items of the history cannot come next; what has no such attribute: ``model/extended.py``."""
     paper = "https://arxiv.org/abs/2406.08477"
 
     def __init__(self, config: Any, dataset: Any) -> None:

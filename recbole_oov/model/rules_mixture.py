@@ -11,23 +11,6 @@ from torch import Tensor
 from recbole_oov.data.sequential_rules import SequentialRuleTable
 
 
-def with_rules(model_class: type, config: Any) -> type:
-    """The class, or with ``rules_weight`` above 0 one of the same name that mixes its probabilities with the rules."""
-    if not config["rules_weight"]:
-        return model_class
-    return type(model_class.__name__, (RulesMixtureMixin, model_class), {"__module__": model_class.__module__})
-
-
-def mixed_as_saved(config: Any, model: Any, train_data: Any) -> Any:
-    """A model that RecBole's own function loaded, with the rules that its configuration mixes it with."""
-    model_class = with_rules(type(model), config)
-    if model_class is type(model):
-        return model
-    mixed: Any = model_class(config, train_data._dataset).to(config["device"])
-    mixed.load_state_dict(model.state_dict())
-    return mixed
-
-
 class RulesMixtureMixin:
     """Mixes a sequential model's probabilities with :class:`~recbole_oov.data.sequential_rules.SequentialRuleTable`.
 

@@ -89,6 +89,11 @@ def _sequential(model: Any, dataset: Any) -> Embeddings:
         raise ConfigError(
             "export: with rules_weight scores are not those of embeddings alone; train the model without it"
         )
+    if getattr(model, "excludes_history", False):
+        raise ConfigError(
+            "export: with history_items: excluded scores are not those of embeddings alone: items of the history have "
+            "none; train the model with scored"
+        )
     histories = dataset.inter_feat[:_N_USERS].to(model.device)
     refusal = ConfigError(
         f"export: {name} does not score by the dot product of a history's representation, forward(histories, lengths), "

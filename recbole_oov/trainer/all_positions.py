@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_oov.data.excluded_history import had_before, struck_out
 from recbole_oov.data.histories import NEXT_ITEMS, Histories, WindowLoader, is_unordered
 from recbole_oov.errors import ConfigError
 from recbole_oov.processes import share_of
@@ -91,6 +92,8 @@ def window_loader(config: Any, dataset: Any) -> WindowLoader:
 def all_position_loss(model: Any, interaction: Interaction) -> Tensor:
     """Mean cross-entropy over all items, at every position that has a target.
 
+    With ``excludes_history`` of the model a target's wrong answers are the items that were not read before it.
+
     Args:
         model: A causal sequential network of RecBole's whose ``forward`` ends in ``gather_indexes``.
         interaction: Windows with ``next_items``.
@@ -99,6 +102,8 @@ def all_position_loss(model: Any, interaction: Interaction) -> Tensor:
     states = all_position_states(model, interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN])
     row, position = targets.nonzero(as_tuple=True)
     logits = states[row, position] @ model.item_embedding.weight.T
+    if getattr(model, "excludes_history", False):
+        logits = struck_out(logits, had_before(interaction[model.ITEM_SEQ], targets))
     return F.cross_entropy(logits, targets[row, position])
 
 

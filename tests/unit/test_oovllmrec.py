@@ -408,7 +408,7 @@ def test_a_prompt_of_nothing_but_the_user_needs_the_user(circles: Any, tmp_path:
         ({"item_softmax": -1}, "item_softmax: -1 is not allowed; give a number"),
         ({"item_softmax": True}, "item_softmax: True is not allowed"),
         ({"embedding_norm": True, "backbone": "smollm2"}, "embedding_norm: smollm2 was trained on what it reads"),
-        ({"history_items": "masked"}, "history_items: 'masked' is not one of scored, excluded"),
+        ({"history_items": "masked"}, "history_items: 'masked' is not allowed; it must be one of scored, excluded"),
         ({"history_items": "excluded", "oov_items": "placed"}, "history_items: excluded leaves .* oov_items: placed"),
         ({"history_items": "excluded", "tasks": ["direct"], "rank_by": "direct"}, "rank_by: direct reads none"),
     ],

@@ -1,4 +1,4 @@
-"""Items of the history that cannot come next (``history_items: excluded``): in training, and on which data."""
+"""Items of the history that cannot come next (``history_items: excluded``): which, and on which data."""
 
 from __future__ import annotations
 
@@ -45,3 +45,15 @@ def had_before(items: Tensor, targets: Tensor) -> Tensor:
     had = items[row]
     place = torch.arange(had.shape[1], device=items.device)
     return had.masked_fill((place > position[:, None]) | (had == targets[row, position][:, None]), 0)
+
+
+def struck_out(scores: Tensor, items: Tensor) -> Tensor:
+    """Scores in which given items have the least finite number, in place.
+
+    Args:
+        scores: (N, n_items)
+        items: Item ids of each row, 0 for none. (N, L)
+    """
+    row, place = items.nonzero(as_tuple=True)
+    scores[row, items[row, place]] = torch.finfo(scores.dtype).min
+    return scores
