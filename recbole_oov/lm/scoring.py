@@ -70,6 +70,7 @@ class TokenTree(nn.Module):
         self.register_buffer("item_cluster", item_cluster.clone(), persistent=False)
         self.register_buffer("placed", None if placed is None else placed.clone(), persistent=False)
         self.offset = 0.0
+        self._ordered: tuple[Tensor, int, Tensor] | None = None
 
     def nll(
         self,
@@ -97,7 +98,7 @@ class TokenTree(nn.Module):
         present, counts = torch.unique_consecutive(cluster[order], return_counts=True)
         state_blocks = states[order].split(counts.tolist())
         slot_blocks = self.slot[targets[order]].split(counts.tolist())
-        leaf_blocks = leaves[self.by_cluster].split(self.sizes)
+        leaf_blocks = self._by_cluster(leaves)
         logits = [block @ leaf_blocks[c].T for c, block in zip(present.tolist(), state_blocks, strict=True)]
         if excluded is not None:
             self._drop(logits, excluded[order], cluster[order], counts)
@@ -200,9 +201,10 @@ class TokenTree(nn.Module):
             Item ids (M',), ascending, and scores (B, M').
         """
         cluster_log_probs = self.cluster_log_probs(cluster_logits, excluded)
-        for cluster, ids in enumerate(self.by_cluster.split(self.sizes)):
+        of_clusters = zip(self.by_cluster.split(self.sizes), self._by_cluster(leaves), strict=True)
+        for cluster, (ids, vectors) in enumerate(of_clusters):
             parts = ids.split(size)
-            logits_of = partial(self._part_logits, branches[:, cluster], leaves, parts, cluster, excluded)
+            logits_of = partial(self._part_logits, branches[:, cluster], vectors.split(size), cluster, excluded)
             logits = [] if len(parts) > 1 else [logits_of(0)]
             sums = [of_part.logsumexp(dim=1) for of_part in logits or map(logits_of, range(len(parts)))]
             shift = (cluster_log_probs[:, cluster] - torch.stack(sums).logsumexp(dim=0))[:, None]
@@ -214,14 +216,13 @@ class TokenTree(nn.Module):
     def _part_logits(
         self,
         state: Tensor,
-        leaves: Tensor,
         parts: Sequence[Tensor],
         cluster: int,
         excluded: Tensor | None,
         n: int,
     ) -> Tensor:
-        """What the n-th part of a cluster's items have at its branch. (B, M')"""
-        return self._without(state @ leaves[parts[n]].T, excluded, cluster, n * len(parts[0]))
+        """What the n-th part of a cluster's items, by their output vectors, have at its branch. (B, M')"""
+        return self._without(state @ parts[n].T, excluded, cluster, n * len(parts[0]))
 
     def _drop(self, logits: list[Tensor], excluded: Tensor, cluster: Tensor, counts: Tensor) -> None:
         """Set excluded items to the least finite number, in place, in blocks of rows of one cluster each.
@@ -284,7 +285,7 @@ class TokenTree(nn.Module):
         Returns:
             (B, N)
         """
-        blocks = leaves[self.by_cluster].split(self.sizes)
+        blocks = self._by_cluster(leaves)
         scores = branches.new_empty(len(branches), len(new_leaves))
         cluster_log_probs = self.cluster_log_probs(cluster_logits)
         for cluster in torch.unique(new_clusters).tolist():
@@ -314,7 +315,7 @@ class TokenTree(nn.Module):
         Returns:
             (B, N)
         """
-        blocks = leaves[self.by_cluster].split(self.sizes)
+        blocks = self._by_cluster(leaves)
         cluster_log_probs = self.cluster_log_probs(cluster_logits)
         scores = branches.new_full((len(branches), len(new_vectors)), torch.finfo(branches.dtype).min)
         for cluster in (~self.empty).nonzero().squeeze(1).tolist():
@@ -335,6 +336,25 @@ class TokenTree(nn.Module):
         if self.placed is None:
             return vectors
         return torch.where(self.placed[:, None], self.cluster_means(vectors)[self.item_cluster], vectors)
+
+    def _by_cluster(self, leaves: Tensor) -> tuple[Tensor, ...]:
+        """Output vectors of each cluster's items, without placed ones. K of (M_k, d)
+
+        Where there are many, bringing them together takes longer than scoring a few histories. So without gradients
+        they are kept, and used again while it is the same tensor that is given, unchanged.
+        """
+        if torch.is_grad_enabled() or leaves.is_inference():  # the latter do not say whether they have changed
+            ordered = leaves[self.by_cluster]
+        elif self._ordered is not None and self._ordered[0] is leaves and self._ordered[1] == leaves._version:
+            ordered = self._ordered[2]
+        else:
+            ordered = leaves[self.by_cluster]
+            self._ordered = leaves, leaves._version, ordered
+        return tuple(ordered.split(self.sizes))
+
+    def forget(self) -> None:
+        """Give back the memory of what scoring has kept."""
+        self._ordered = None
 
     def _possible(self, cluster_logits: Tensor, excluded: Tensor | None = None) -> Tensor:
         """Logits, the least finite number for clusters that cannot come next. (B, K) -> (B, K)"""

@@ -66,6 +66,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
     excludes_history = False
     """Whether items of the history cannot come next; what has no such attribute: ``model/extended.py``."""
     paper = "https://arxiv.org/abs/2406.08477"
+    _kept_leaves: tuple[list[tuple[int, int]], Tensor] | None = None
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -336,7 +337,19 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         return as_vectors(rows, F.embedding(items, self.code_tokens) - self.first_cluster)
 
     def _leaves(self) -> Tensor:
-        """Output vectors of all items: those of their fine tokens. (n_items, d)"""
+        """Output vectors of all items: those of their fine tokens. (n_items, d)
+
+        Scoring keeps them from one batch to the next, while nothing that they are made of changes.
+        """
+        if self.training or torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            return self._make_leaves()
+        learned = (weights for weights in self.parameters() if weights.requires_grad)
+        made_of = [(tensor.data_ptr(), tensor._version) for tensor in (*learned, *self.buffers())]
+        if self._kept_leaves is None or self._kept_leaves[0] != made_of:
+            self._kept_leaves = made_of, self._make_leaves()
+        return self._kept_leaves[1]
+
+    def _make_leaves(self) -> Tensor:
         fine = self._fine()
         if self.placement is not None and not self.training:
             fine = self.tree.with_means(fine)
@@ -654,7 +667,8 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
 
     def train(self, mode: bool = True) -> OOVLLMRec:
         """As torch's; what scoring has kept is computed anew when it is asked for."""
-        self._calibrated = False
+        self._calibrated, self._kept_leaves = False, None
+        self.tree.forget()
         super().train(mode)
         return self
 

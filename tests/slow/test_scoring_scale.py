@@ -16,8 +16,11 @@ from recbole_oov.lm.backbone import Backbone, TinySettings, tiny_backbone
 from recbole_oov.lm.beam import beam_search
 from recbole_oov.lm.scoring import TokenTree
 
-BATCH, LENGTH, WIDTH, CLUSTERS = 4, 100, 64, 32
+BATCH, LENGTH, CLUSTERS = 4, 100, 32
 ITEMS = (1_000, 10_000, 100_000, 1_000_000)
+TINY = TinySettings(64, n_layers=2, n_heads=2, inner_size=256, dropout=0.0)
+LARGE = TinySettings(576, n_layers=30, n_heads=9, inner_size=1536, dropout=0.0)
+"""As wide and as deep as SmolLM2-135M."""
 
 
 def seconds(call: Callable[[], object], repeats: int = 5) -> float:
@@ -34,14 +37,14 @@ def seconds(call: Callable[[], object], repeats: int = 5) -> float:
 class Scorer:
     """The scoring pass of OOVLLMRec on random weights and histories of fifty items."""
 
-    def __init__(self, n_items: int, n_clusters: int) -> None:
+    def __init__(self, n_items: int, n_clusters: int, settings: TinySettings = TINY) -> None:
         torch.manual_seed(0)
-        settings = TinySettings(WIDTH, n_layers=2, n_heads=2, inner_size=256, dropout=0.0)
+        width = settings.hidden_size
         self.backbone = Backbone(tiny_backbone(settings, vocab_size=8, max_positions=LENGTH + 1).eval(), 8, 0)
         cluster = torch.arange(n_items + 1) % n_clusters
         self.tree = TokenTree(cluster, n_clusters)
-        self.leaves = torch.randn(n_items + 1, WIDTH)
-        self.prefix, self.tokens = torch.randn(BATCH, LENGTH, WIDTH), torch.randn(n_clusters, WIDTH)
+        self.leaves = torch.randn(n_items + 1, width)
+        self.prefix, self.tokens = torch.randn(BATCH, LENGTH, width), torch.randn(n_clusters, width)
         self.real = torch.ones(BATCH, LENGTH, dtype=torch.bool)
 
     def states(self) -> tuple[Tensor, Tensor]:
@@ -92,3 +95,15 @@ def test_the_cost_of_more_clusters() -> None:
         found[n_clusters] = seconds(Scorer(10_000, n_clusters).exact)
         print(f"{n_clusters:>10} {1e3 * found[n_clusters]:>9.1f}")
     assert found[512] > 2 * found[8]
+
+
+@torch.no_grad()
+def test_beside_a_larger_language_model_items_cost_little() -> None:
+    print(f"\n{'items':>10} {'clusters':>9} {'model s':>9} {'all s':>9}")
+    found = {}
+    for n_items, n_clusters in ((1_000, 32), (10_000, 32), (100_000, 32), (1_000_000, 32), (10_000, 8), (10_000, 512)):
+        scorer = Scorer(n_items, n_clusters, LARGE)
+        model, found[n_items, n_clusters] = seconds(scorer.states, 3), seconds(scorer.exact, 3)
+        print(f"{n_items:>10,} {n_clusters:>9} {model:>9.2f} {found[n_items, n_clusters]:>9.2f}")
+    assert found[1_000_000, 32] < 2 * found[1_000, 32]
+    assert found[10_000, 512] > 2 * found[10_000, 8]

@@ -77,6 +77,31 @@ def test_the_loss_is_the_score_of_the_target(circles: Any, options: dict[str, An
     torch.testing.assert_close(model.calculate_loss(rows), -model.predict(rows).mean(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"rank_tokens": "own", "residual_codes": 1}])
+def test_what_scoring_keeps_is_made_anew_where_weights_change(circles: Any, options: dict[str, Any]) -> None:
+    model, other = build(circles, **options), build(circles, **options)
+    rows = circles.loaders[1]._dataset.inter_feat[:8]
+    with torch.no_grad():
+        for weights in other.parameters():
+            weights += 0.05 * torch.randn_like(weights)
+        before, expected = model.full_sort_predict(rows), other.full_sort_predict(rows)
+        kept = model._leaves()
+        assert model._leaves() is kept and not torch.allclose(before, expected)
+        for weights, new in zip(model.parameters(), other.parameters(), strict=True):
+            weights.copy_(new)
+        torch.testing.assert_close(model.full_sort_predict(rows), expected)
+        model.load_state_dict(build(circles, **options).state_dict())
+        torch.testing.assert_close(model.full_sort_predict(rows), before)
+        for weights, new in zip(model.parameters(), other.parameters(), strict=True):
+            weights.data.copy_(new)
+        model.train()
+        assert model._kept_leaves is None and model.tree._ordered is None, "no memory is held while it learns"
+        torch.testing.assert_close(model.eval().full_sort_predict(rows), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.full_sort_predict(rows), expected)
+    assert model.full_sort_predict(rows).requires_grad, "with gradients nothing is kept"
+
+
 @pytest.mark.parametrize("augmentation", [0.1, 1.0])
 def test_a_cluster_token_is_moved_by_the_centroid_of_its_own_cluster(circles: Any, augmentation: float) -> None:
     """Where the published code permutes centroids against tokens; read, predicted, in training and scoring alike."""

@@ -228,3 +228,23 @@ def test_beams_end_in_no_excluded_item_even_where_nothing_else_is_left() -> None
     real = items > 0
     assert real.sum(1).tolist() == [29 - len(gone)] * 3 and (found[~real] == torch.finfo(found.dtype).min).all()
     torch.testing.assert_close(found[real], exact.gather(1, items)[real])
+
+
+def test_vectors_that_are_kept_are_those_that_are_given() -> None:
+    """Scores of the same tensor, of one changed in place, of another one, and with gradients: never those before."""
+    tree, logits, branches, leaves = a_tree(3)
+    with torch.no_grad():
+        first = tree.log_probs(logits, branches, leaves)
+        assert torch.equal(tree.log_probs(logits, branches, leaves), first)
+        leaves[7] += 1
+        changed = tree.log_probs(logits, branches, leaves)
+        assert not torch.equal(changed, first)
+        assert torch.equal(a_tree(3)[0].log_probs(logits, branches, leaves), changed)
+        leaves[7] -= 1
+        torch.testing.assert_close(tree.log_probs(logits, branches, leaves.clone()), first)
+    with torch.inference_mode():
+        torch.testing.assert_close(tree.log_probs(logits, branches, leaves * 1), first)
+        torch.testing.assert_close(tree.log_probs(logits, branches, leaves), first)
+    torch.testing.assert_close(tree.log_probs(logits, branches, leaves.requires_grad_()), first)
+    (-tree.log_probs(logits, branches, leaves)[:, 1:].sum()).backward()
+    assert leaves.grad is not None and bool(leaves.grad.any())
