@@ -275,6 +275,12 @@ def excluded_history(values: Values, model: str, model_class: type) -> list[str]
         return []
     if model_class.type != ModelType.SEQUENTIAL:  # type: ignore[attr-defined]
         return [f"history_items: {model} is no sequential model and reads no history; leave history_items out"]
+    if values.get("loss_type") != "CE":
+        hint = "" if values.get("loss_type") is None else "set loss_type: CE, or "
+        return [
+            f"history_items: {model} has no softmax over items to leave some out of; {hint}give scored, with "
+            f"mask_history: True"
+        ]
     if values.get("train_positions") != "all":
         return [
             f"history_items: {model} learns from RecBole's rows, in which items of the history are wrong answers; set "

@@ -54,7 +54,6 @@ class BackboneState(AbstractRecommender):
     words_fingerprint: Tensor
     prompts_fingerprint: Tensor
     _calibrated: bool
-    _kept_leaves: Any
 
     def shard(self, device: torch.device) -> None:
         """Keep a part of the backbone's frozen weights in each process of the run.
@@ -84,7 +83,7 @@ class BackboneState(AbstractRecommender):
         Raises:
             ConfigError: The checkpoint's backbone is another one than that of this machine.
         """
-        self._calibrated, self._kept_leaves = False, None
+        self._calibrated = False
         self._check_fingerprints(state_dict)
         own_prints = {"words_fingerprint": self.words_fingerprint, "prompts_fingerprint": self.prompts_fingerprint}
         state_dict = {**own_prints, **state_dict}  # of checkpoints that have none

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -41,6 +41,9 @@ class TokenTree(nn.Module):
         placed: As given; None for none.
         offset: What is added to the score of placed items. Nothing was learned of their popularity, so that there is no
             telling from training alone how their scores stand beside the others'.
+        keeps: Whether scoring on a CPU keeps output vectors in the order of clusters, for the next histories that the
+            same tensor is given for. With a million items, bringing them into that order takes five times as long as
+            their dot products with a few histories.
     """
 
     members: Tensor
@@ -70,7 +73,8 @@ class TokenTree(nn.Module):
         self.register_buffer("item_cluster", item_cluster.clone(), persistent=False)
         self.register_buffer("placed", None if placed is None else placed.clone(), persistent=False)
         self.offset = 0.0
-        self._ordered: tuple[Tensor, int, Tensor] | None = None
+        self.keeps = False
+        self._kept: tuple[Tensor, Tensor] | None = None
 
     def nll(
         self,
@@ -98,7 +102,7 @@ class TokenTree(nn.Module):
         present, counts = torch.unique_consecutive(cluster[order], return_counts=True)
         state_blocks = states[order].split(counts.tolist())
         slot_blocks = self.slot[targets[order]].split(counts.tolist())
-        leaf_blocks = self._by_cluster(leaves)
+        leaf_blocks = leaves[self.by_cluster].split(self.sizes)
         logits = [block @ leaf_blocks[c].T for c, block in zip(present.tolist(), state_blocks, strict=True)]
         if excluded is not None:
             self._drop(logits, excluded[order], cluster[order], counts)
@@ -200,29 +204,45 @@ class TokenTree(nn.Module):
         Yields:
             Item ids (M',), ascending, and scores (B, M').
         """
-        cluster_log_probs = self.cluster_log_probs(cluster_logits, excluded)
-        of_clusters = zip(self.by_cluster.split(self.sizes), self._by_cluster(leaves), strict=True)
-        for cluster, (ids, vectors) in enumerate(of_clusters):
-            parts = ids.split(size)
-            logits_of = partial(self._part_logits, branches[:, cluster], vectors.split(size), cluster, excluded)
+        # A part at a time: whoever asks for blocks has no room for a second table of all vectors.
+        return self._blocks(cluster_logits, branches, lambda place: leaves[self.by_cluster[place]], size, excluded)
+
+    def _blocks(
+        self,
+        cluster_logits: Tensor,
+        branches: Tensor,
+        vectors: Callable[[slice], Tensor],
+        size: int,
+        excluded: Tensor | None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """:meth:`log_prob_blocks` by what gives the output vectors of some places of ``by_cluster``."""
+        cluster_log_probs, end = self.cluster_log_probs(cluster_logits, excluded), 0
+        for cluster, n_items in enumerate(self.sizes):
+            if not n_items:
+                continue
+            start, end = end, end + n_items
+            parts = [slice(first, min(first + size, end)) for first in range(start, end, size)]
+            logits_of = partial(self._part_logits, branches[:, cluster], vectors, parts, cluster, excluded)
             logits = [] if len(parts) > 1 else [logits_of(0)]
             sums = [of_part.logsumexp(dim=1) for of_part in logits or map(logits_of, range(len(parts)))]
             shift = (cluster_log_probs[:, cluster] - torch.stack(sums).logsumexp(dim=0))[:, None]
             for n, part in enumerate(parts):
                 # An excluded item's stays the least finite number: no shift is large enough to be seen beside it, and
                 # that of a cluster of which nothing is left is the difference of two such numbers.
-                yield part, (logits[n] if logits else logits_of(n)) + shift
+                yield self.by_cluster[part], (logits[n] if logits else logits_of(n)) + shift
 
     def _part_logits(
         self,
         state: Tensor,
-        parts: Sequence[Tensor],
+        vectors: Callable[[slice], Tensor],
+        parts: Sequence[slice],
         cluster: int,
         excluded: Tensor | None,
         n: int,
     ) -> Tensor:
-        """What the n-th part of a cluster's items, by their output vectors, have at its branch. (B, M')"""
-        return self._without(state @ parts[n].T, excluded, cluster, n * len(parts[0]))
+        """What the n-th part of a cluster's items have at its branch. (B, M')"""
+        first = parts[n].start - parts[0].start
+        return self._without(state @ vectors(parts[n]).T, excluded, cluster, first)
 
     def _drop(self, logits: list[Tensor], excluded: Tensor, cluster: Tensor, counts: Tensor) -> None:
         """Set excluded items to the least finite number, in place, in blocks of rows of one cluster each.
@@ -264,13 +284,26 @@ class TokenTree(nn.Module):
         """:meth:`log_probs` without the padding of the smaller clusters, which is most of a processor's work there."""
         scores = leaves.new_empty(len(branches), 1 + len(self.by_cluster))  # by cluster, behind the padding item
         scores[:, 0], end = torch.finfo(leaves.dtype).min, 1
-        size = len(self.item_cluster)
-        for ids, of_cluster in self.log_prob_blocks(cluster_logits, branches, leaves, size, excluded):
+        ordered = self._in_order(leaves)
+        for ids, of_cluster in self._blocks(cluster_logits, branches, ordered.__getitem__, scores.shape[1], excluded):
             start, end = end, end + len(ids)
             scores[:, start:end] = of_cluster
         place = torch.zeros_like(self.item_cluster)
         place[self.by_cluster] = torch.arange(1, end, device=place.device)
         return scores.index_select(1, place)
+
+    def _in_order(self, leaves: Tensor) -> Tensor:
+        """Output vectors cluster after cluster, without placed ones. (M, d)"""
+        if self._kept is not None and self._kept[0] is leaves:
+            return self._kept[1]
+        ordered = leaves[self.by_cluster]
+        if self.keeps and not torch.is_grad_enabled():
+            self._kept = leaves, ordered
+        return ordered
+
+    def forget(self) -> None:
+        """Keep nothing any more."""
+        self.keeps, self._kept = False, None
 
     def log_weights(
         self, cluster_logits: Tensor, branches: Tensor, leaves: Tensor, new_leaves: Tensor, new_clusters: Tensor
@@ -285,7 +318,7 @@ class TokenTree(nn.Module):
         Returns:
             (B, N)
         """
-        blocks = self._by_cluster(leaves)
+        blocks = leaves[self.by_cluster].split(self.sizes)
         scores = branches.new_empty(len(branches), len(new_leaves))
         cluster_log_probs = self.cluster_log_probs(cluster_logits)
         for cluster in torch.unique(new_clusters).tolist():
@@ -315,7 +348,7 @@ class TokenTree(nn.Module):
         Returns:
             (B, N)
         """
-        blocks = self._by_cluster(leaves)
+        blocks = leaves[self.by_cluster].split(self.sizes)
         cluster_log_probs = self.cluster_log_probs(cluster_logits)
         scores = branches.new_full((len(branches), len(new_vectors)), torch.finfo(branches.dtype).min)
         for cluster in (~self.empty).nonzero().squeeze(1).tolist():
@@ -336,25 +369,6 @@ class TokenTree(nn.Module):
         if self.placed is None:
             return vectors
         return torch.where(self.placed[:, None], self.cluster_means(vectors)[self.item_cluster], vectors)
-
-    def _by_cluster(self, leaves: Tensor) -> tuple[Tensor, ...]:
-        """Output vectors of each cluster's items, without placed ones. K of (M_k, d)
-
-        Where there are many, bringing them together takes longer than scoring a few histories. So without gradients
-        they are kept, and used again while it is the same tensor that is given, unchanged.
-        """
-        if torch.is_grad_enabled() or leaves.is_inference():  # the latter do not say whether they have changed
-            ordered = leaves[self.by_cluster]
-        elif self._ordered is not None and self._ordered[0] is leaves and self._ordered[1] == leaves._version:
-            ordered = self._ordered[2]
-        else:
-            ordered = leaves[self.by_cluster]
-            self._ordered = leaves, leaves._version, ordered
-        return tuple(ordered.split(self.sizes))
-
-    def forget(self) -> None:
-        """Give back the memory of what scoring has kept."""
-        self._ordered = None
 
     def _possible(self, cluster_logits: Tensor, excluded: Tensor | None = None) -> Tensor:
         """Logits, the least finite number for clusters that cannot come next. (B, K) -> (B, K)"""

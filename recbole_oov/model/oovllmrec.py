@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -66,11 +67,11 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
     excludes_history = False
     """Whether items of the history cannot come next; what has no such attribute: ``model/extended.py``."""
     paper = "https://arxiv.org/abs/2406.08477"
-    _kept_leaves: tuple[list[tuple[int, int]], Tensor] | None = None
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.n_users = dataset.num(self.USER_ID)
+        self._kept_leaves: Tensor | None = None
         self.rank_tokens = config["rank_tokens"]
         self.augmentation = float(config["augmentation"])
         self.item_augmentation = float(config["item_augmentation"])
@@ -337,17 +338,23 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         return as_vectors(rows, F.embedding(items, self.code_tokens) - self.first_cluster)
 
     def _leaves(self) -> Tensor:
-        """Output vectors of all items: those of their fine tokens. (n_items, d)
+        """Output vectors of all items: those of their fine tokens. (n_items, d)"""
+        if self._kept_leaves is not None:
+            return self._kept_leaves
+        leaves = self._make_leaves()
+        if self.tree.keeps and not (self.training or torch.is_grad_enabled()):
+            self._kept_leaves = leaves
+        return leaves
 
-        Scoring keeps them from one batch to the next, while nothing that they are made of changes.
-        """
-        if self.training or torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-            return self._make_leaves()
-        learned = (weights for weights in self.parameters() if weights.requires_grad)
-        made_of = [(tensor.data_ptr(), tensor._version) for tensor in (*learned, *self.buffers())]
-        if self._kept_leaves is None or self._kept_leaves[0] != made_of:
-            self._kept_leaves = made_of, self._make_leaves()
-        return self._kept_leaves[1]
+    @contextmanager
+    def keeping_vectors(self) -> Iterator[None]:
+        """While it lasts, scoring makes items' output vectors once: no weight may change meanwhile."""
+        self.tree.keeps = True
+        try:
+            yield
+        finally:
+            self._kept_leaves = None
+            self.tree.forget()
 
     def _make_leaves(self) -> Tensor:
         fine = self._fine()
@@ -667,8 +674,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
 
     def train(self, mode: bool = True) -> OOVLLMRec:
         """As torch's; what scoring has kept is computed anew when it is asked for."""
-        self._calibrated, self._kept_leaves = False, None
-        self.tree.forget()
+        self._calibrated = False
         super().train(mode)
         return self
 

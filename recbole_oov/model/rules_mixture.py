@@ -60,5 +60,9 @@ class RulesMixtureMixin:
 
 def _logits(scores: Tensor) -> Tensor:
     """Scores that a softmax makes probabilities of; some of RecBole's models (RepeatNet) give those themselves."""
-    probabilities = bool((scores >= 0).all()) and torch.allclose(scores.sum(dim=1), scores.new_ones(()), atol=1e-3)
-    return scores.clamp(min=torch.finfo(scores.dtype).tiny).log() if probabilities else scores
+    out = scores <= torch.finfo(scores.dtype).min  # struck out, with what they had
+    sums = scores.masked_fill(out, 0.0).sum(dim=1)
+    whole = bool((sums <= 1 + 1e-3).all()) and (bool(out.any()) or torch.allclose(sums, sums.new_ones(()), atol=1e-3))
+    if not whole or not bool((out | (scores >= 0)).all()):
+        return scores
+    return scores.clamp(min=torch.finfo(scores.dtype).tiny).log().masked_fill(out, torch.finfo(scores.dtype).min)

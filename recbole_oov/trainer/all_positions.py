@@ -2,7 +2,7 @@
 
 RecBole turns a history of n items into n - 1 rows and encodes a prefix for each; a causal network computes all of
 those states in one pass over the history. Same loss, same gradients where a history fits the window, a fraction of
-the work.
+the work. Only here can items of the history be left out of the loss (``history_items: excluded``).
 """
 
 from __future__ import annotations

@@ -112,7 +112,8 @@ class EvaluationMixin:
         elif isinstance(eval_data.sampler, DistributedSampler):
             eval_data = _OwnBatches(eval_data, cases)
         evaluate: Any = super().evaluate  # type: ignore[misc]
-        return evaluate(eval_data, load_best_model, model_file, show_progress)
+        with getattr(self.model, "keeping_vectors", nullcontext)():
+            return evaluate(eval_data, load_best_model, model_file, show_progress)
 
     def _block_scorer(self, loader: Any) -> BlockScorer | None:
         """How to score some items at a time, where one row of scores of all items is more than ``eval_memory``."""

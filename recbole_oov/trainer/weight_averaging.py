@@ -134,10 +134,9 @@ def swapped(optimizer: Optimizer) -> Iterator[None]:
         _swap(optimizer)
 
 
-@torch.no_grad()  # and not by their data: whoever keeps what is made of weights has to see that they have changed
 def _swap(optimizer: Optimizer) -> None:
     for weights, state in optimizer.state.items():
         if _MEAN in state:
             kept = weights.detach().clone()
-            weights.copy_(state[_MEAN])
+            weights.data.copy_(state[_MEAN])
             state[_MEAN].copy_(kept)

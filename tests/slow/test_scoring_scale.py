@@ -43,6 +43,7 @@ class Scorer:
         self.backbone = Backbone(tiny_backbone(settings, vocab_size=8, max_positions=LENGTH + 1).eval(), 8, 0)
         cluster = torch.arange(n_items + 1) % n_clusters
         self.tree = TokenTree(cluster, n_clusters)
+        self.tree.keeps = True  # as in an evaluation
         self.leaves = torch.randn(n_items + 1, width)
         self.prefix, self.tokens = torch.randn(BATCH, LENGTH, width), torch.randn(n_clusters, width)
         self.real = torch.ones(BATCH, LENGTH, dtype=torch.bool)

@@ -43,9 +43,11 @@ def prepared(folder: Path, model: str, **options: Any) -> Any:
     return prepare(model, "walks", config_dict=asked, argv=[])
 
 
+@pytest.mark.parametrize("length", [6, 3])
 @pytest.mark.parametrize("name", list(NO_DROPOUT))
-def test_wrong_answers_are_what_was_not_read_before(walks: Path, workplace: Path, name: str) -> None:
-    experiment = prepared(walks, name)
+def test_wrong_answers_are_what_was_not_read_before(walks: Path, workplace: Path, name: str, length: int) -> None:
+    """In a window of its own each, where a history is longer than one."""
+    experiment = prepared(walks, name, MAX_ITEM_LIST_LENGTH=length)
     assert type(experiment.model).__name__ == name
     model = experiment.model.train()
     (windows,) = list(window_loader(experiment.config, experiment.train_data._dataset))
@@ -83,11 +85,12 @@ def test_no_item_of_the_history_is_recommended(walks: Path, workplace: Path, nam
 
 
 def test_masking_the_history_changes_no_metric(walks: Path, workplace: Path) -> None:
-    experiment = prepared(walks, "SASRec", epochs=30, learning_rate=0.01)
+    own = {"MAX_ITEM_LIST_LENGTH": 8}  # all of a history is read, and hidden
+    experiment = prepared(walks, "SASRec", **own, epochs=30, learning_rate=0.01)
     experiment.trainer.fit(experiment.train_data, experiment.valid_data)
     file = experiment.trainer.saved_model_file
     found = experiment.trainer.evaluate(experiment.test_data)
-    masked = prepared(walks, "SASRec", mask_history=True)
+    masked = prepared(walks, "SASRec", **own, mask_history=True)
     assert masked.trainer.evaluate(masked.test_data, model_file=file) == found
     assert found["mrr@10"] > 0.5, "the step is learned without the history as rivals"
 
@@ -126,6 +129,8 @@ def test_a_checkpoint_excludes_what_its_training_did(walks: Path, workplace: Pat
         ),
         ("LightSANs", {"train_positions": "last"}, "history_items: LightSANs learns from RecBole's rows"),
         ("BPR", {}, "history_items: BPR is no sequential model"),
+        ("SequentialRules", {"train_positions": "last"}, "history_items: SequentialRules has no softmax over items"),
+        ("SASRec", {"loss_type": "BPR"}, "history_items: SASRec has no softmax over items .* set loss_type: CE"),
         ("SASRec", {"history_items": "masked"}, "history_items: 'masked' is not allowed; .* one of scored, excluded"),
     ],
 )

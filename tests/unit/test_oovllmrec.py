@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -78,28 +79,27 @@ def test_the_loss_is_the_score_of_the_target(circles: Any, options: dict[str, An
 
 
 @pytest.mark.parametrize("options", [{}, {"rank_tokens": "own", "residual_codes": 1}])
-def test_what_scoring_keeps_is_made_anew_where_weights_change(circles: Any, options: dict[str, Any]) -> None:
-    model, other = build(circles, **options), build(circles, **options)
+def test_vectors_are_made_once_for_an_evaluation_and_anew_for_the_next(circles: Any, options: dict[str, Any]) -> None:
+    model = build(circles, **options)
     rows = circles.loaders[1]._dataset.inter_feat[:8]
     with torch.no_grad():
-        for weights in other.parameters():
-            weights += 0.05 * torch.randn_like(weights)
-        before, expected = model.full_sort_predict(rows), other.full_sort_predict(rows)
-        kept = model._leaves()
-        assert model._leaves() is kept and not torch.allclose(before, expected)
-        for weights, new in zip(model.parameters(), other.parameters(), strict=True):
-            weights.copy_(new)
-        torch.testing.assert_close(model.full_sort_predict(rows), expected)
-        model.load_state_dict(build(circles, **options).state_dict())
-        torch.testing.assert_close(model.full_sort_predict(rows), before)
-        for weights, new in zip(model.parameters(), other.parameters(), strict=True):
-            weights.data.copy_(new)
-        model.train()
-        assert model._kept_leaves is None and model.tree._ordered is None, "no memory is held while it learns"
-        torch.testing.assert_close(model.eval().full_sort_predict(rows), expected)
-    with torch.inference_mode():
-        torch.testing.assert_close(model.full_sort_predict(rows), expected)
-    assert model.full_sort_predict(rows).requires_grad, "with gradients nothing is kept"
+        before = model.full_sort_predict(rows)
+        with model.keeping_vectors():
+            assert torch.equal(model.full_sort_predict(rows), before)
+            kept, ordered = model._leaves(), model.tree._in_order(model._leaves())
+            assert torch.equal(model.full_sort_predict(rows), before)
+            assert model._leaves() is kept and model.tree._in_order(kept) is ordered
+        assert model._kept_leaves is None and model.tree._kept is None, "nothing is held while it learns"
+        for weights in model.parameters():
+            weights.data.mul_(0.5)
+        after = model.full_sort_predict(rows)
+        assert not torch.allclose(after, before)
+        with suppress(KeyboardInterrupt), model.keeping_vectors():
+            assert torch.equal(model.full_sort_predict(rows), after)
+            raise KeyboardInterrupt
+        assert model._kept_leaves is None and not model.tree.keeps
+    with model.keeping_vectors():
+        assert model.full_sort_predict(rows).requires_grad and model._kept_leaves is None, "not with gradients"
 
 
 @pytest.mark.parametrize("augmentation", [0.1, 1.0])

@@ -231,20 +231,21 @@ def test_beams_end_in_no_excluded_item_even_where_nothing_else_is_left() -> None
 
 
 def test_vectors_that_are_kept_are_those_that_are_given() -> None:
-    """Scores of the same tensor, of one changed in place, of another one, and with gradients: never those before."""
+    """Scores of the same tensor again, of another one, and with gradients: never those of the one before."""
     tree, logits, branches, leaves = a_tree(3)
     with torch.no_grad():
-        first = tree.log_probs(logits, branches, leaves)
-        assert torch.equal(tree.log_probs(logits, branches, leaves), first)
-        leaves[7] += 1
-        changed = tree.log_probs(logits, branches, leaves)
-        assert not torch.equal(changed, first)
-        assert torch.equal(a_tree(3)[0].log_probs(logits, branches, leaves), changed)
-        leaves[7] -= 1
-        torch.testing.assert_close(tree.log_probs(logits, branches, leaves.clone()), first)
-    with torch.inference_mode():
-        torch.testing.assert_close(tree.log_probs(logits, branches, leaves * 1), first)
-        torch.testing.assert_close(tree.log_probs(logits, branches, leaves), first)
-    torch.testing.assert_close(tree.log_probs(logits, branches, leaves.requires_grad_()), first)
-    (-tree.log_probs(logits, branches, leaves)[:, 1:].sum()).backward()
+        first, others = tree.log_probs(logits, branches, leaves), leaves.roll(1, 0)
+        expected = tree.log_probs(logits, branches, others)
+        assert tree._kept is None and not torch.allclose(expected, first)
+        tree.keeps = True
+        for _ in range(2):
+            assert torch.equal(tree.log_probs(logits, branches, leaves), first)
+            assert torch.equal(tree.log_probs(logits, branches, others), expected)
+        assert tree._kept is not None
+    tree.forget()
+    assert tree._kept is None and not tree.keeps
+    tree.keeps = True
+    scores = tree.log_probs(logits, branches, leaves.requires_grad_())
+    assert tree._kept is None
+    (-scores[:, 1:].sum()).backward()
     assert leaves.grad is not None and bool(leaves.grad.any())

@@ -19,6 +19,7 @@ from recbole_oov.data.histories import Histories
 from recbole_oov.data.sequential_rules import SequentialRuleTable
 from recbole_oov.errors import ConfigError
 from recbole_oov.model.block_scorer import block_scorer
+from recbole_oov.model.rules_mixture import _logits
 from recbole_oov.recommendation.api import Recommender
 from recbole_oov.runner import load, prepare
 from recbole_oov.tools.embeddings import embeddings_of
@@ -85,6 +86,17 @@ def test_a_mixture_is_a_distribution_over_what_the_model_allows(
     torch.testing.assert_close(mixed[:, allowed].exp(), expected)
     alone = rules.mixed(logits, *asked(histories), 0.0)
     torch.testing.assert_close(alone[:, allowed].exp(), logits[:, allowed].softmax(dim=1))
+
+
+@given(st.integers(0, 99), st.booleans())
+def test_probabilities_are_told_from_logits_also_where_some_items_are_struck_out(seed: int, some_out: bool) -> None:
+    logits = 3 * torch.randn(4, N_ITEMS, generator=torch.Generator().manual_seed(seed))
+    probabilities, out = logits.softmax(dim=1), torch.tensor([False, True, False, some_out, False, False, True])
+    if some_out:
+        logits, probabilities = (scores.masked_fill(out, LEAST) for scores in (logits, probabilities))
+    assert torch.equal(_logits(logits), logits)
+    torch.testing.assert_close(_logits(probabilities).softmax(dim=1), logits.softmax(dim=1))
+    assert torch.equal(_logits(probabilities) == LEAST, logits == LEAST)
 
 
 OPTIONS = {"walks_per_node": 3, "walk_length": 8, "walk_epochs": 1, "walk_dim": 8, "n_clusters": 3, "hidden_size": 16}
