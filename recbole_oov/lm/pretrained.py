@@ -54,6 +54,13 @@ class PretrainedSettings:
             return torch.bfloat16 if short else torch.float32
         return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
 
+    def attends_by(self, dtype: torch.dtype, device: torch.device) -> str:
+        """The attention of a pretrained backbone; ``auto`` leaves the choice to transformers but for one case."""
+        if self.attention == "auto" and device.type == "cpu" and dtype == torch.bfloat16:
+            # Gradients of torch's fused attention take many times as long on a CPU in bfloat16 as in float32.
+            return "eager"
+        return self.attention
+
 
 def pretrained_problems(config: Mapping[str, Any]) -> list[str]:
     """What in a configuration cannot work, before any data is loaded."""
@@ -281,7 +288,8 @@ def pretrained_backbone(
     """
     dtype, lora = settings.computes_in(device, pretrained=True), settings.training == "lora"
     # What is trained is kept in float32: in bfloat16 a small step of the optimizer would be rounded away.
-    loaded = pretrained_model(name, files, dtype=dtype if lora else torch.float32, attention=settings.attention)
+    attention = settings.attends_by(dtype, device)
+    loaded = pretrained_model(name, files, dtype=dtype if lora else torch.float32, attention=attention)
     model = resized(loaded, n_words, n_oov)
     rows = initial_rows(token_init, model.get_input_embeddings().weight[:n_words], n_oov, said)
     head = _untied_head(model)

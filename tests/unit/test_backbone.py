@@ -205,6 +205,17 @@ def test_gradient_checkpointing_gives_the_same_gradients(circles: Any, folder: A
         torch.testing.assert_close(grads[0][name], grads[1][name], msg=name)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "attention", "attends_by"),
+    [("float32", "auto", "sdpa"), ("bfloat16", "auto", "eager"), ("bfloat16", "sdpa", "sdpa")],
+)
+def test_attention_in_bfloat16_on_a_cpu_is_eager_if_nothing_else_is_said(
+    circles: Any, folder: Any, dtype: str, attention: str, attends_by: str
+) -> None:
+    model = build(circles, folder("llama"), dtype=dtype, attention=attention)
+    assert model.backbone.language_model.config._attn_implementation == attends_by
+
+
 def test_bfloat16_keeps_what_is_trained_in_float32(circles: Any, folder: Any) -> None:
     whole = build(circles, folder("llama"))
     exact = whole.full_sort_predict(rows(circles))
