@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,21 +90,23 @@ class Recommender:
         if answers:
             check_can_answer(self.model, answers, users, new_items)
         group, notes = self._group(groups)
-        if new_items is not None:
-            check_can_score(self.model)
-            new = read_new_items(self.config, self.dataset, self.names, new_items)
-            imagined = self._imagined(new)
-            if users is None:
-                return self._users_for(new, k, group, imagined, notes, scores=scores, keep_seen=keep_seen)
-            return self._for_users(users, k, group, notes, new, imagined, scores=scores, keep_seen=keep_seen)
-        if users is not None:
-            found = self._for_users(users, k, group, notes, None, (), scores=scores, keep_seen=keep_seen)
-        else:
-            assert histories is not None
-            found = self._for_histories(histories, k, group, notes, scores=scores, keep_seen=keep_seen)
-        if explain:
-            found = replace(found, explanations=self._why(found, users, histories))
-        return replace(found, rows=self._with_answers(found, answers)) if answers else found
+        # What a model makes of all items is made once, for all users and all that is explained.
+        with getattr(self.model, "keeping_vectors", nullcontext)():
+            if new_items is not None:
+                check_can_score(self.model)
+                new = read_new_items(self.config, self.dataset, self.names, new_items)
+                imagined = self._imagined(new)
+                if users is None:
+                    return self._users_for(new, k, group, imagined, notes, scores=scores, keep_seen=keep_seen)
+                return self._for_users(users, k, group, notes, new, imagined, scores=scores, keep_seen=keep_seen)
+            if users is not None:
+                found = self._for_users(users, k, group, notes, None, (), scores=scores, keep_seen=keep_seen)
+            else:
+                assert histories is not None
+                found = self._for_histories(histories, k, group, notes, scores=scores, keep_seen=keep_seen)
+            if explain:
+                found = replace(found, explanations=self._why(found, users, histories))
+            return replace(found, rows=self._with_answers(found, answers)) if answers else found
 
     # ---- lists of items ----
 

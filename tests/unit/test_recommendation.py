@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from recbole_oov.data.content import item_content, new_item_content
 from recbole_oov.data.histories import seen_matrix
 from recbole_oov.data.oov_split import oov_mask
 from recbole_oov.errors import ConfigError, DataError
-from recbole_oov.recommendation import ImaginedUser, Recommendations, RecommendedItem, RecommendedUser, Recommender
+from recbole_oov.recommendation import ImaginedUser, Recommendations, RecommendedItem, RecommendedUser, Recommender, api
 from recbole_oov.recommendation.files import read_item_file
 from recbole_oov.recommendation.new_items import score_new_items
 from recbole_oov.runner import Experiment
@@ -319,6 +320,23 @@ def test_sequential_models_go_on_with_the_whole_training_history(name: str, circ
         mine = [line for line in found if line.case == users[0]]
         scored = {line.item: line.score for line in mine}
         assert {line.item: line.score for line in of_history} == pytest.approx(scored, abs=1e-5)
+
+
+def test_item_vectors_are_made_once_for_all_users_and_anew_for_the_next_call(
+    ready: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = recommender(ready("OOVLLMRec"))
+    made = Mock(side_effect=asked.model._make_leaves)
+    monkeypatch.setattr(asked.model, "_make_leaves", made)
+    users = ["u1", "u30", "u7"]
+    together = asked.recommend(users=users, k=4, scores=True)
+    made.reset_mock()
+    monkeypatch.setattr(api, "_SCORES_AT_ONCE", asked.dataset.item_num)  # a user at a time
+    alone = asked.recommend(users=users, k=4, scores=True, explain=True)
+    assert made.call_count == 1
+    assert [row.item for row in items_of(alone)] == [row.item for row in items_of(together)]
+    asked.recommend(users=users, k=4)
+    assert made.call_count == 2, "its weights may have changed"
 
 
 def test_a_history_longer_than_what_is_read_is_said(ready: Any) -> None:
