@@ -400,22 +400,19 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         logits, leaves = self._cluster_logits(before), self._leaves()
         loss = self.tree.nll(logits, at_cluster + before, leaves, wanted, excluded).mean()
         if self.item_softmax:
-            loss = loss + self.item_softmax * self._item_nll(logits, before, leaves, wanted, excluded).mean()
+            loss = loss + self.item_softmax * self._item_nll(before, leaves, wanted, excluded).mean()
         others = [task.loss(self, self.task_rows, users.device) for task in self.tasks.values()]
         if self.direct is not None:
             others.append(self._direct_loss(users, targets))
         return loss + self.task_weight * sum(others)
 
-    def _item_nll(
-        self, cluster_logits: Tensor, before: Tensor, leaves: Tensor, wanted: Tensor, excluded: Tensor | None = None
-    ) -> Tensor:
+    def _item_nll(self, before: Tensor, leaves: Tensor, wanted: Tensor, excluded: Tensor | None = None) -> Tensor:
         """Negative log-likelihood of items in one softmax over all of them, by what is known before the cluster token.
 
         In the tree an item is told from those of its own cluster alone. Here it is from all others as well, as in
         SASRec, and the state before it learns to name items and not only clusters.
 
         Args:
-            cluster_logits: (N, K)
             before: States before the items. (N, d)
             leaves: Output vector of every item. (n_items, d)
             wanted: Item ids. (N,)
@@ -425,7 +422,9 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
             (N,)
         """
         items = self.trained_items
-        logits = before @ leaves[items].T + cluster_logits[:, self.oov_item_cluster[items]]
+        # An item's logit is its cluster's and its own; added as vectors they take no tables of N by items.
+        vectors = F.embedding(items, leaves) + F.embedding(self.oov_item_cluster[items], self._cluster_heads())
+        logits = before @ vectors.T
         if excluded is not None:
             row, place = excluded.nonzero(as_tuple=True)
             logits[row, torch.searchsorted(items, excluded[row, place])] = torch.finfo(logits.dtype).min
@@ -488,7 +487,11 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         return before, branches[:, 0], wanted
 
     def _cluster_logits(self, states: Tensor) -> Tensor:
-        return states @ self._oov_table(self.backbone.oov_heads())[: self.n_clusters].T
+        return states @ self._cluster_heads().T
+
+    def _cluster_heads(self) -> Tensor:
+        """Output vectors of cluster tokens. (K, d)"""
+        return self._oov_table(self.backbone.oov_heads())[: self.n_clusters]
 
     # --- scoring --------------------------------------------------------------------------------------------------
 

@@ -241,8 +241,8 @@ def test_the_softmax_over_all_items_is_over_those_with_training_interactions(dat
     assert oov.any() and not oov[model.trained_items].any()
     leaves = model._leaves().detach().requires_grad_()
     rows = split.loaders[0]._dataset.inter_feat[:30]
-    logits, before = torch.randn(30, model.n_clusters), torch.randn(30, leaves.shape[1])
-    model._item_nll(logits, before, leaves, rows["item_id"]).sum().backward()
+    before = torch.randn(30, leaves.shape[1])
+    model._item_nll(before, leaves, rows["item_id"]).sum().backward()
     moved = leaves.grad.abs().sum(dim=1) > 0
     assert moved[model.trained_items].all() and not moved[oov].any() and not moved[0]
 
