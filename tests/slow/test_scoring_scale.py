@@ -1,6 +1,6 @@
 """What exact scoring costs: the language model's part grows with clusters, an item adds a dot product.
 
-``pytest tests/slow/test_scoring_scale.py -s`` prints the table of docs/results/llmrec.md.
+``pytest tests/slow/test_scoring_scale.py -s`` prints the tables of docs/results/llmrec-cost.md.
 """
 
 from __future__ import annotations
