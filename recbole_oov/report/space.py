@@ -1,7 +1,8 @@
 """Search spaces: which values of which options a search may choose from.
 
-A space is a mapping of options to values, in a benchmark file or in a file of RecBole's ``hyper.test`` form. A dot in
-an option's name leads into an option that is a mapping itself: ``base_config.learning_rate``.
+A space is a mapping of options to values, in a benchmark file or in a file of RecBole's ``hyper.test`` form; or a list
+of settings, which are tried as they stand. A dot in an option's name leads into an option that is a mapping itself:
+``base_config.learning_rate``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from recbole_oov.config.reading import parse_value, shown
 from recbole_oov.errors import ConfigError
 
-__all__ = ["Choice", "Range", "Space", "merged", "read_space"]
+__all__ = ["Choice", "Dimensions", "Listed", "Range", "Space", "merged", "probes", "read_space"]
 
 _SHARED = (
     "epochs",
@@ -90,15 +91,31 @@ class Range:
         return abs(steps - round(steps)) < _TOLERANCE and round(steps) <= math.floor(last + _TOLERANCE)
 
 
-Space = dict[str, Choice | Range]
+@dataclass(frozen=True)
+class Listed:
+    """Settings that are tried as they stand, in their order."""
+
+    settings: tuple[dict[str, Any], ...]
+
+
+Dimensions = dict[str, Choice | Range]
+
+Space = Dimensions | Listed
+
+
+def probes(space: Space) -> list[dict[str, Any]]:
+    """Settings that show whether a model takes what a space holds: its two ends, or all that are listed."""
+    if isinstance(space, Listed):
+        return list(space.settings)
+    return [{option: dimension.ends()[end] for option, dimension in space.items()} for end in (0, 1)]
 
 
 def read_space(given: object, where: str, folder: Path) -> Space:
     """A space out of a benchmark file.
 
     Args:
-        given: A mapping of options to lists of choices or to ``{low, high, log, step}``; or the path of a file in the
-            form of RecBole's ``hyper.test``.
+        given: A mapping of options to lists of choices or to ``{low, high, log, step}``; a list of settings, each a
+            mapping of options to values; or the path of a file in the form of RecBole's ``hyper.test``.
         where: What to call it in an error.
         folder: Where a relative path begins; the working directory is tried after it.
 
@@ -110,13 +127,15 @@ def read_space(given: object, where: str, folder: Path) -> Space:
         if path is None:
             raise ConfigError(f"{where}: there is no file {shown(given)}; give a mapping of options or a file's path")
         given = _read_hyper_test(path)
+    if isinstance(given, list) and given:
+        return _listed(given, where)
     if not isinstance(given, Mapping) or not given:
         raise ConfigError(
             f"{where}: {shown(given)} is no search space; name options, as in {{learning_rate: [0.001, 0.005]}}, or "
             f"leave the row out, which is then not tuned"
         )
     problems: list[str] = []
-    space: Space = {}
+    space: Dimensions = {}
     for option, values in given.items():
         try:
             space[str(option)] = _dimension(str(option), values, f"{where}.{option}")
@@ -127,10 +146,33 @@ def read_space(given: object, where: str, folder: Path) -> Space:
     return space
 
 
+def _listed(given: list[object], where: str) -> Listed:
+    problems: list[str] = []
+    settings: list[dict[str, Any]] = []
+    for number, one in enumerate(given, 1):
+        if not isinstance(one, Mapping) or not one:
+            problems.append(f"{where}: setting {number} is {shown(one)}; it must name options, as {{hidden_size: 128}}")
+            continue
+        for option in one:
+            problems += _no_setting(str(option), f"{where}, setting {number}")
+        settings.append({str(option): _parsed(value) for option, value in one.items()})
+        if settings.index(settings[-1]) < len(settings) - 1:
+            problems.append(f"{where}: setting {number} is there twice; each is tried once")
+    if problems:
+        raise ConfigError(problems)
+    return Listed(tuple(settings))
+
+
+def _no_setting(option: str, where: str) -> list[str]:
+    if option not in _NOT_TUNED:
+        return []
+    why = "is the same for every model of a part" if option in _SHARED else "is no setting of a model"
+    return [f"{where}: {option} {why}; take it out of the space"]
+
+
 def _dimension(option: str, given: object, where: str) -> Choice | Range:
-    if option in _NOT_TUNED:
-        why = "is the same for every model of a part" if option in _SHARED else "is no setting of a model"
-        raise ConfigError(f"{where}: {option} {why}; take it out of the space")
+    if problems := _no_setting(option, where):
+        raise ConfigError(problems)
     if isinstance(given, Choice | Range):
         return given
     if isinstance(given, list):
@@ -193,9 +235,9 @@ def merged(
 # ---- RecBole's files ----
 
 
-def _read_hyper_test(path: Path) -> dict[str, Choice | Range]:
+def _read_hyper_test(path: Path) -> Dimensions:
     """A space in the form of RecBole's ``hyper.test``: ``option kind values`` a line. Nothing in it is evaluated."""
-    space: dict[str, Choice | Range] = {}
+    space: Dimensions = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         words = line.split("#")[0].split()
         if not words:

@@ -16,7 +16,7 @@ from recbole_oov.errors import ConfigError
 from recbole_oov.registry import properties_folder
 from recbole_oov.report.carve import DEFAULT_CARVE
 from recbole_oov.report.checks import names_of, problems_of
-from recbole_oov.report.space import Space, read_space
+from recbole_oov.report.space import Listed, Space, read_space
 
 __all__ = ["Part", "Tune", "parts_of", "read_spec"]
 
@@ -208,11 +208,21 @@ def _tune_of(spec: Mapping[str, Any], given: object, where: str) -> Tune | None:
             if row not in names:
                 raise ConfigError(f"{where}.spaces: there is no row or model {row!r}; there are {', '.join(names)}")
             spaces[row] = read_space(space, f"{where}.spaces.{row}", Path(spec["folder"]))
+            problems += [f"benchmark: {problem}" for problem in _budget(spaces[row], numbers["trials"], where, row)]
         except ConfigError as error:
             problems += [f"benchmark: {problem}" for problem in error.errors]
     if problems:
         raise ConfigError(problems)
     return Tune(numbers["trials"], numbers["seed"], sampler, spaces)
+
+
+def _budget(space: Space, trials: int, where: str, row: str) -> list[str]:
+    if not isinstance(space, Listed) or len(space.settings) == trials - 1:
+        return []
+    return [
+        f"{where}.spaces.{row}: {len(space.settings)} settings are listed, and trials is {trials}, the options as "
+        f"given and {trials - 1} more; every row is tuned with as many"
+    ]
 
 
 def _own_rows(part: Mapping[str, Any]) -> list[str]:

@@ -1,8 +1,8 @@
 """Equal tuning: every row of a part gets the same number of trials, and the validation part alone chooses.
 
-Trial 0 is the row's options as given. What the following trials try is drawn by optuna from the row's search space;
-trial ``n`` is a function of the seed, the space and the trials before it, so that a search that was killed continues
-as if it had not been. Each trial is one line of ``trials.jsonl``. The test part is sealed meanwhile.
+Trial 0 is the row's options as given. What the following trials try is listed, or drawn by optuna from the row's search
+space; trial ``n`` is then a function of the seed, the space and the trials before it, so that a search that was killed
+continues as if it had not been. Each trial is one line of ``trials.jsonl``. The test part is sealed meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from recbole_oov.report.cells import Cell, as_given, carved, digest
 from recbole_oov.report.results import append_row, locked, read_results
 from recbole_oov.report.sealed import sealed
 from recbole_oov.report.share import with_shared_base
-from recbole_oov.report.space import Choice, Range, Space, merged
+from recbole_oov.report.space import Choice, Dimensions, Listed, Range, Space, merged, probes
 from recbole_oov.report.spec import Tune, parts_of
 
 __all__ = ["Search", "apply_tuning", "check_searches", "is_finished", "lost_trial", "run_search", "searches_of"]
@@ -52,7 +52,12 @@ class Search:
 
     @property
     def key(self) -> str:
-        """Identifies the search, and with a number one of its trials; more trials continue the same search."""
+        """Identifies the search, and with a number one of its trials; more trials continue the same search.
+
+        Of listed settings each stands for itself: a search whose list has changed has those that are still in it.
+        """
+        if isinstance(self.space, Listed):
+            return digest([self.cell.key, "listed", self.tune.seed])
         space = {option: dimension.as_plain() for option, dimension in self.space.items()}
         return digest([self.cell.key, space, self.tune.seed, self.tune.sampler])
 
@@ -129,7 +134,11 @@ def _goodness(trial: Mapping[str, Any]) -> float:
 
 def _trials(search: Search, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The finished trials of a search, in their order, up to the first that is missing."""
-    own = {row["trial"]: row for row in rows if row["search"] == search.key}
+    mine = [row for row in rows if row["search"] == search.key]
+    if isinstance(search.space, Listed):
+        listed = [{}, *search.space.settings]
+        mine = [{**row, "trial": listed.index(row["settings"])} for row in mine if row["settings"] in listed]
+    own = {row["trial"]: row for row in mine}
     trials: list[dict[str, Any]] = []
     while len(trials) in own:
         trials.append(own[len(trials)])
@@ -146,7 +155,7 @@ def check_searches(searches: list[Search]) -> None:
         ConfigError: optuna is missing; a space is over an option that its model has not, or a value that it does
             not take; two rows of a part stop early by different rules. All problems are listed.
     """
-    if searches:
+    if not all(isinstance(search.space, Listed) for search in searches):
         _optuna()
     problems: list[str] = []
     patience: dict[str, tuple[int, str]] = {}
@@ -155,8 +164,7 @@ def check_searches(searches: list[Search]) -> None:
         if config is None:
             continue  # the trials will fail and say why
         where = f"benchmark: tune.spaces.{cell.name}"
-        for end in (0, 1):
-            settings = {option: dimension.ends()[end] for option, dimension in search.space.items()}
+        for settings in probes(search.space):
             try:
                 OOVConfig(
                     cell.model, cell.dataset, config_dict={**merged(cell.options, settings, config), **_QUIET}, argv=[]
@@ -231,8 +239,7 @@ def run_search(
 def _next_trial(
     search: Search, cell: Cell, trials: list[dict[str, Any]], config: dict[str, Any], output: Path, *, share: bool
 ) -> dict[str, Any]:
-    values = {option: _at(config, option) for option in search.space}
-    settings, same_as = _drawn(search, trials, values) if trials else ({}, None)
+    settings, same_as = _proposed(search, trials, config)
     row = _head(search, len(trials), settings, config)
     if same_as is not None:  # the space is used up: the same training would give the same score
         known = {key: same_as[key] for key in _OUTCOME if key in same_as}
@@ -256,7 +263,7 @@ def _head(search: Search, number: int, settings: dict[str, Any], config: Mapping
     # Of base_config and the like, what a setting with a dot changes one value of.
     outer = {option.partition(".")[0] for option in settings if "." in option}
     return {
-        "key": f"{search.key}-{number}",
+        "key": f"{search.key}-{digest(settings) if isinstance(search.space, Listed) else number}",
         "search": search.key,
         "part": cell.part,
         "name": cell.name,
@@ -276,8 +283,7 @@ def lost_trial(search: Search, spec: Mapping[str, Any], error: str) -> dict[str,
     cell = carved(search.cell, output)
     config = _config_of(cell, cell.options) or {}
     trials = _trials(search, read_results(path))
-    values = {option: _at(config, option) for option in search.space}
-    settings = _drawn(search, trials, values)[0] if trials else {}
+    settings, _ = _proposed(search, trials, config)
     row = {**_head(search, len(trials), settings, config), "error": error, "seconds": 0.0, "cpu_seconds": 0.0}
     append_row(path, row)
     return row
@@ -315,19 +321,32 @@ def _at(config: Mapping[str, Any], option: str) -> Any:
     return value
 
 
+def _proposed(
+    search: Search, trials: list[dict[str, Any]], config: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The settings of the next trial, and an earlier one with the same, where there is one."""
+    if not trials:
+        return {}, None
+    if isinstance(search.space, Listed):
+        return copy.deepcopy(search.space.settings[len(trials) - 1]), None
+    return _drawn(search, search.space, trials, {option: _at(config, option) for option in search.space})
+
+
 def _drawn(
-    search: Search, trials: list[dict[str, Any]], given: dict[str, Any]
+    search: Search, space: Dimensions, trials: list[dict[str, Any]], given: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The next settings, and the trial that had the same where the space holds nothing new."""
     tried = [{**given, **trial["settings"]} for trial in trials]
     for attempt in range(_REDRAWS):
-        settings = _ask(search, trials, given, attempt)
+        settings = _ask(search, space, trials, given, attempt)
         if settings not in tried:
             return settings, None
     return settings, trials[tried.index(settings)]
 
 
-def _ask(search: Search, trials: list[dict[str, Any]], given: dict[str, Any], attempt: int) -> dict[str, Any]:
+def _ask(
+    search: Search, space: Dimensions, trials: list[dict[str, Any]], given: dict[str, Any], attempt: int
+) -> dict[str, Any]:
     """Settings from optuna, out of a study that is built from the trials anew."""
     optuna = _optuna()
     text = f"{search.tune.seed}/{len(trials)}/{attempt}"
@@ -337,15 +356,15 @@ def _ask(search: Search, trials: list[dict[str, Any]], given: dict[str, Any], at
     else:
         sampler = optuna.samplers.RandomSampler(seed=seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    distributions = {option: _distribution(optuna, dimension) for option, dimension in search.space.items()}
+    distributions = {option: _distribution(optuna, dimension) for option, dimension in space.items()}
     for trial in trials:
         values = {**given, **trial["settings"]}
-        if "error" in trial or not all(search.space[option].holds(value) for option, value in values.items()):
+        if "error" in trial or not all(space[option].holds(value) for option, value in values.items()):
             continue  # optuna knows no trial outside the space, such as defaults that are not among the choices
-        params = {option: _coded(search.space[option], value) for option, value in values.items()}
+        params = {option: _coded(space[option], value) for option, value in values.items()}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=_goodness(trial)))
     asked = study.ask(distributions).params
-    return {option: _decoded(search.space[option], asked[option]) for option in search.space}
+    return {option: _decoded(space[option], asked[option]) for option in space}
 
 
 def _distribution(optuna: Any, dimension: Choice | Range) -> Any:

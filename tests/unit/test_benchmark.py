@@ -18,11 +18,12 @@ from sweeps import leave_one_out
 from recbole_oov import cli
 from recbole_oov.errors import ConfigError, DataError
 from recbole_oov.registry import properties_folder
-from recbole_oov.report import measure
+from recbole_oov.report import measure, tuning
 from recbole_oov.report.benchmark import benchmark, cells_of, read_results, read_spec
 from recbole_oov.report.carve import DEFAULT_CARVE, carve_validation
 from recbole_oov.report.cells import as_given
 from recbole_oov.report.results import append_row
+from recbole_oov.report.space import Listed
 from recbole_oov.report.user_values import (
     metrics_of_row,
     pack,
@@ -610,3 +611,4 @@ def test_every_cell_of_a_shipped_benchmark_has_a_configuration_that_works(
     for cell in first.values():
         OOVConfig(cell.model, cell.dataset, config_dict=cell.options, argv=[])
     assert len({cell.key for cell in cells}) == len(cells)
+    tuning.check_searches([search for search in tuning.searches_of(spec) if isinstance(search.space, Listed)])

@@ -158,6 +158,38 @@ def test_every_row_gets_the_same_number_of_trials_and_a_small_space_is_not_train
     assert best["BPR"] == 0.02 and best["wide"] == max(t["valid_score"] for t in trials if t["name"] == "wide")
 
 
+def test_listed_settings_are_tried_as_they_stand_and_a_changed_list_keeps_what_is_still_in_it(
+    here: Path, circles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    ran: list[float] = []
+
+    def counted(cell: Any, checkpoints: Path) -> dict[str, Any]:
+        ran.append(cell.options["learning_rate"])
+        return score_by_rate(cell, checkpoints)
+
+    monkeypatch.setattr(tuning, "run_trial", counted)
+    rates = {"first": [0.03, 0.02], "changed": [0.05, 0.03, 0.04]}
+    for listed in rates.values():
+        settings = [{"learning_rate": rate, "embedding_size": 8} for rate in listed]
+        tune = {"trials": len(settings) + 1, "spaces": {"BPR": settings}}
+        spec = read_spec(write_spec(here, circles_spec(circles, tune=tune)), {})
+        (here / "out").mkdir(exist_ok=True)
+        (search,) = tuning.searches_of(spec)
+        tuning.check_searches([search])
+        assert not tuning.is_finished(search, spec)
+        tuning.run_search(search, spec, lambda row: None)
+        assert tuning.is_finished(search, spec)
+        (cell,) = [cell for cell in cells_of(spec) if cell.name == "BPR"]
+        assert cell.tuned is not None
+        assert (cell.tuned["trials"], cell.tuned["chosen"]) == (len(listed) + 1, listed.index(max(listed)) + 1)
+        assert (cell.options["learning_rate"], cell.options["embedding_size"]) == (max(listed), 8)
+    assert ran == [0.01, 0.03, 0.02, 0.05, 0.04], "as given, as listed, and of the changed list what is new"
+    assert len({trial["key"] for trial in read_results(here / "out/trials.jsonl")}) == 5
+
+
 def test_settings_may_come_from_another_part(here: Path, circles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "run_trial", score_by_rate)
     parts = {
@@ -241,6 +273,11 @@ def _with(cell: Any, options: dict[str, Any]) -> Any:
             "with log: True it must be above 0",
         ),
         ({"spaces": {"BPR": "none.test"}}, "there is no file 'none.test'"),
+        ({"spaces": {"BPR": [{"learning_rate": 0.1}]}}, r"BPR: 1 settings are listed, and trials is 3, .* 2 more"),
+        ({"spaces": {"BPR": [{"learning_rate": 0.1}, {}]}}, "setting 2 is {}; it must name options"),
+        ({"spaces": {"BPR": [{"learning_rate": 0.1}, 0.2]}}, "setting 2 is 0.2; it must name options"),
+        ({"spaces": {"BPR": [{"learning_rate": 0.1}, {"learning_rate": "1e-1"}]}}, "setting 2 is there twice"),
+        ({"spaces": {"BPR": [{"epochs": 2}, {"seed": 1}]}}, "setting 1: epochs is the same for every model"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(tune: dict[str, Any], message: str, here: Path, circles: Any) -> None:
@@ -273,6 +310,8 @@ def test_parts_that_cannot_be_tuned_are_refused(parts: Any, message: str, here: 
     [
         ({"learning_rat": [0.1]}, {}, "learning_rat is not an option; did you mean learning_rate"),
         ({"learning_rate": ["fast"]}, {}, "learning_rate"),
+        ([{"learning_rat": 0.1}], {}, "learning_rat is not an option; did you mean learning_rate"),
+        ([{"learning_rate": "fast"}], {}, "learning_rate"),
         ({"learning_rate": [0.1]}, {"other": {"model": "BPR", "stopping_step": 3}}, "stops by the same rule"),
     ],
 )
