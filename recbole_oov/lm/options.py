@@ -16,7 +16,7 @@ from recbole_oov.lm.token_init import KINDS
 _CHOICES = {
     "rank_tokens": ("shared", "own"),
     "oov_items": ("reserved", "placed", "spread"),
-    "decoding": ("exact", "beam"),
+    "decoding": ("exact", "beam", "softmax"),
     "token_init": KINDS,
     "eval_prompts": ("seen", "unseen"),
     "rank_by": ("sequential", "direct"),
@@ -61,6 +61,8 @@ def option_problems(config: Mapping[str, Any]) -> list[str]:
         problems.append(
             "decoding: beam ends in one cluster, and oov_items: spread has new items in all; give oov_items: placed"
         )
+    if config["decoding"] == "softmax":
+        problems += _softmax_problems(config, by_content=by_content)
     if by_content and config["history_items"] == "excluded":
         problems.append(
             f"history_items: excluded leaves items out of what new ones are weighed against, which oov_items: "
@@ -78,6 +80,20 @@ def option_problems(config: Mapping[str, Any]) -> list[str]:
     shown = config["item_text_tokens"]
     if isinstance(shown, bool) or not isinstance(shown, int) or shown < 1:
         problems.append(f"item_text_tokens: {shown!r} is not allowed; give a whole number, at least 1")
+    return problems
+
+
+def _softmax_problems(config: Mapping[str, Any], *, by_content: bool) -> list[str]:
+    problems = []
+    if config["item_softmax"] == 0:
+        problems.append("decoding: softmax scores by what item_softmax learns, which is 0; give item_softmax: 1.0")
+    if by_content:
+        problems.append(
+            f"decoding: softmax is over trained items, and oov_items: {config['oov_items']} weighs new ones in the "
+            f"tree; give decoding: exact, or oov_items: reserved"
+        )
+    if config["rank_by"] == "direct":
+        problems.append("decoding: softmax is learned after histories, and rank_by: direct reads none; give exact")
     return problems
 
 

@@ -421,14 +421,19 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         Returns:
             (N,)
         """
-        items = self.trained_items
+        logits = self._item_logits(before, leaves, self.trained_items, excluded)
+        return F.cross_entropy(logits, torch.searchsorted(self.trained_items, wanted), reduction="none")
+
+    def _item_logits(self, before: Tensor, leaves: Tensor, items: Tensor, excluded: Tensor | None) -> Tensor:
+        """Logits of some items in the softmax over all of them, ascending ids (M,); the rest as above. (N, M)"""
         # An item's logit is its cluster's and its own; added as vectors they take no tables of N by items.
         vectors = F.embedding(items, leaves) + F.embedding(self.oov_item_cluster[items], self._cluster_heads())
         logits = before @ vectors.T
         if excluded is not None:
-            row, place = excluded.nonzero(as_tuple=True)
-            logits[row, torch.searchsorted(items, excluded[row, place])] = torch.finfo(logits.dtype).min
-        return F.cross_entropy(logits, torch.searchsorted(items, wanted), reduction="none")
+            place = torch.searchsorted(items, excluded).clamp(max=len(items) - 1)
+            row, column = (items[place] == excluded).nonzero(as_tuple=True)
+            logits[row, place[row, column]] = torch.finfo(logits.dtype).min
+        return logits
 
     def _direct_loss(self, users: Tensor, targets: Tensor) -> Tensor:
         """The same targets, asked for without a history: all of a user's are siblings behind one prompt."""
@@ -499,11 +504,14 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         """Log-probability of every item as the next one. (B, n_items)
 
         Exact, or with ``decoding: beam`` that of the ``n_beams`` items which beam search finds, and the least finite
-        number for all others.
+        number for all others; with ``decoding: softmax`` that of the softmax over all trained items, and the least
+        finite number for items without training interactions.
         """
         self._calibrate()
         if self.decoding == "beam":
             return as_scores(*self._beams(interaction), self.n_items)
+        if self.decoding == "softmax":
+            return self._softmax_scores(self._state(interaction), self._excluded(interaction))
         return self._scores(self._branches(interaction), self._excluded(interaction))
 
     def _scores(self, states: tuple[Tensor, Tensor], excluded: Tensor | None) -> Tensor:
@@ -514,12 +522,37 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
             scores = scores.index_copy(1, oov, self._weights(states, self.placement.of_items(oov)))
         return scores
 
+    def _softmax_scores(self, state: Tensor, excluded: Tensor | None) -> Tensor:
+        """Log-probabilities in the softmax over all trained items after states (B, d). (B, n_items)"""
+        log_probs = self._item_logits(state, self._leaves(), self.trained_items, excluded).log_softmax(dim=1)
+        scores = log_probs.new_full((len(state), self.n_items), torch.finfo(log_probs.dtype).min)
+        return scores.index_copy_(1, self.trained_items, log_probs)
+
     def block_scorer(self) -> BlockScorer | None:
         """How evaluation scores some items at a time, where a row of all scores would not fit its memory.
 
         Beams do not need it, and placed items, of which there are few, are not scored so.
         """
+        if self.decoding == "softmax":
+            return self._softmax_blocks
         return None if self.decoding == "beam" or self.placement is not None else self._score_blocks
+
+    def _softmax_blocks(self, interaction: Interaction, size: int) -> Blocks:
+        """:meth:`_softmax_scores`, so many items at a time at most, each scored twice: the denominator comes first."""
+        state, excluded, leaves = self._state(interaction), self._excluded(interaction), self._leaves()
+        parts = self.trained_items.split(size)
+        sums = [self._item_logits(state, leaves, part, excluded).logsumexp(dim=1) for part in parts]
+        total = torch.stack(sums).logsumexp(dim=0)[:, None]
+        for part in parts:
+            yield part, self._item_logits(state, leaves, part, excluded) - total
+        for part in self._untrained().split(size):
+            yield part, state.new_full((len(state), len(part)), torch.finfo(state.dtype).min)
+
+    def _untrained(self) -> Tensor:
+        """Items without training interactions, ascending."""
+        known = torch.zeros(self.n_items, dtype=torch.bool, device=self.trained_items.device)
+        known[0] = known[self.trained_items] = True
+        return (~known).nonzero().squeeze(1)
 
     def _score_blocks(self, interaction: Interaction, size: int) -> Blocks:
         return self.tree.log_prob_blocks(
@@ -550,6 +583,12 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         state, branches = self.backbone.branches(vectors, real, clusters.expand(len(vectors), -1, -1))
         return self._cluster_logits(state), branches + state[:, None]
 
+    def _state(self, interaction: Interaction) -> Tensor:
+        """What is known before the next item. (B, d)"""
+        vectors, real, _ = self._asked(interaction)
+        state, _ = self.backbone.read(vectors, real)
+        return state
+
     def _asked(self, interaction: Interaction) -> tuple[Tensor, Tensor, Tensor]:
         """What is read before an item: vectors (B, T, d), which are real (B, T); and those of clusters (K, d)."""
         interaction = self._asked_after(interaction)
@@ -567,7 +606,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
 
     @torch.no_grad()
     def explain(self, interaction: Interaction, items: Tensor) -> TokenExplanation:
-        """Why items are scored as they are after one user's history: exact scores, whatever ``decoding`` says.
+        """Why items are scored as they are after one user's history: exact scores, for ``decoding: beam`` as well.
 
         Args:
             interaction: One row. (1,)
@@ -582,9 +621,13 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         def score(histories: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
             users = interaction[self.USER_ID].expand(len(histories))
             rows = Interaction({self.USER_ID: users, self.ITEM_SEQ: histories, self.ITEM_SEQ_LEN: lengths})
-            logits, branches = self._branches(rows)
             # What is left out is not read, but comes no nearer to being recommended: else it would be a new rival.
             excluded = None if of_history is None else of_history.expand(len(histories), -1)
+            if self.decoding == "softmax":
+                scores = self._softmax_scores(self._state(rows), excluded)
+                whole = [scores[:, self.oov_item_cluster == cluster].logsumexp(dim=1) for cluster in clusters]
+                return torch.stack(whole, dim=1), scores[:, items] - torch.stack(whole, dim=1)
+            logits, branches = self._branches(rows)
             of_clusters = self.tree.cluster_log_probs(logits, excluded)[:, clusters]
             return of_clusters, self._scores((logits, branches), excluded)[:, items] - of_clusters
 

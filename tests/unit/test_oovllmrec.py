@@ -155,6 +155,38 @@ def test_the_item_softmax_is_over_all_trained_items_from_the_state_before(
     assert torch.equal(model.full_sort_predict(rows), plain.full_sort_predict(rows))
 
 
+@pytest.mark.parametrize("history_items", ["scored", "excluded"])
+def test_decoding_by_the_softmax_gives_what_it_learns(circles: Any, history_items: str) -> None:
+    model = build(circles, item_softmax=1.0, decoding="softmax", history_items=history_items)
+    rows = circles.loaders[1]._dataset.inter_feat
+    model.trained_items = model.trained_items[:-2]  # as if nobody had had the last two in training
+    known, least = model.trained_items, torch.finfo(torch.float).min
+    with torch.no_grad():
+        cluster_logits, _ = model._branches(rows)
+        logits = cluster_logits.double()[:, model.oov_item_cluster[known]]
+        logits = logits + (model._state(rows).double() @ model._leaves().double()[known].T)
+        scores = model.full_sort_predict(rows)
+    gone = torch.zeros(len(rows), model.n_items, dtype=torch.bool)
+    if history_items == "excluded":
+        gone.scatter_(1, rows["item_id_list"], True)
+    expected = logits.masked_fill(gone[:, known], -torch.inf).log_softmax(dim=1)
+    torch.testing.assert_close(scores[:, known].double().exp(), expected.exp(), atol=1e-6, rtol=1e-4)
+    gone[:, 0] = gone[:, -2:] = True
+    assert (scores[gone] == least).all() and (scores[~gone] > -50).all()
+
+    for size in (5, 100):
+        with torch.no_grad():
+            blocks = list(model.block_scorer()(rows, size))
+        ids = torch.cat([ids for ids, _ in blocks])
+        assert sorted(ids.tolist()) == list(range(1, model.n_items)) and max(len(ids) for ids, _ in blocks) <= size
+        torch.testing.assert_close(torch.cat([block for _, block in blocks], dim=1), scores[:, ids])
+
+    best = scores[0].topk(4).indices
+    said = model.explain(rows[torch.tensor([0])], best)
+    torch.testing.assert_close(said.cluster_log_probs + said.item_log_probs, scores[0, best])
+    assert (said.cluster_log_probs < 0).all() and (said.by_item != 0).any()
+
+
 def test_with_an_embedding_norm_quiet_tokens_are_read_as_loud_ones_are(circles: Any) -> None:
     plain, model = build(circles), build(circles, embedding_norm=True)
     vectors, positions = 0.1 * torch.randn(2, 5, plain.backbone.hidden_size), torch.arange(5).expand(2, -1)
@@ -282,8 +314,14 @@ def train(circles: Any, data: Any, **options: Any) -> Any:
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"rank_tokens": "own"}, {"item_softmax": 1.0}, {"item_softmax": 1.0, "history_items": "excluded"}],
-    ids=["shared", "own", "softmax", "excluded"],
+    [
+        {},
+        {"rank_tokens": "own"},
+        {"item_softmax": 1.0},
+        {"item_softmax": 1.0, "history_items": "excluded"},
+        {"item_softmax": 1.0, "decoding": "softmax"},
+    ],
+    ids=["shared", "own", "softmax", "excluded", "by softmax"],
 )
 def test_it_learns_what_decides_the_next_item(
     circles: Any, more: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
@@ -432,6 +470,12 @@ def test_a_prompt_of_nothing_but_the_user_needs_the_user(circles: Any, tmp_path:
         ({"oov_tokens": "semantic", "item_vectors": "both"}, "item_vectors: oov_tokens: semantic walks nowhere"),
         ({"item_softmax": -1}, "item_softmax: -1 is not allowed; give a number"),
         ({"item_softmax": True}, "item_softmax: True is not allowed"),
+        ({"decoding": "softmax"}, "decoding: softmax scores by what item_softmax learns, which is 0; give item_softm"),
+        ({"decoding": "softmax", "item_softmax": 1, "oov_items": "placed"}, "decoding: softmax is over trained items"),
+        (
+            {"decoding": "softmax", "item_softmax": 1, "tasks": ["direct"], "rank_by": "direct"},
+            "decoding: softmax is learned after histories, and rank_by: direct reads none",
+        ),
         ({"embedding_norm": True, "backbone": "smollm2"}, "embedding_norm: smollm2 was trained on what it reads"),
         ({"history_items": "masked"}, "history_items: 'masked' is not allowed; it must be one of scored, excluded"),
         ({"history_items": "excluded", "oov_items": "placed"}, "history_items: excluded leaves .* oov_items: placed"),

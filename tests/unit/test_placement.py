@@ -332,7 +332,7 @@ def test_the_newest_items_of_users() -> None:
         ({"oov_items": "spread", "decoding": "beam"}, "decoding: beam ends in one cluster"),
         ({"item_augmentation": 0}, "item_augmentation: 0 leaves oov_items: placed nothing"),
         ({"oov_tokens": "random"}, "oov_items: placed maps content to walks and needs oov_tokens: clustered"),
-        ({"decoding": "greedy"}, "decoding: 'greedy' is not one of exact, beam"),
+        ({"decoding": "greedy"}, "decoding: 'greedy' is not one of exact, beam, softmax"),
         ({"n_beams": 0}, "n_beams: 0 is not allowed"),
         ({"decoding": "beam", "n_beams": 9, "topk": [5, 10]}, "n_beams: 9 beams find no 10 items, which topk asks for"),
         ({"item_text_tokens": 0}, "item_text_tokens: 0 is not allowed; give a whole number, at least 1"),
