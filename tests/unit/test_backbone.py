@@ -249,13 +249,17 @@ def test_an_encoder_decoder_learns_from_each_prefix_by_itself(circles: Any, fold
     loss = model.calculate_loss(Interaction(window))
     torch.testing.assert_close(loss, -torch.stack(scores).mean())
     model.item_softmax = 2.0
-    alone = []
+    alone, said = [], []
     for row, n, target in ((0, 2, 5), (0, 3, 6), (0, 4, 9), (1, 1, 8), (1, 2, 10)):
         prefix = {"user_id": users[[row]], "item_id_list": inputs[[row], :n], "item_length": torch.tensor([n])}
         alone.append(model.calculate_loss(Interaction({**prefix, "item_id": torch.tensor([target])})))
+        model.decoding = "softmax"
+        said.append(model.predict(Interaction({**prefix, "item_id": torch.tensor([target])})))
+        model.decoding = "exact"
     both = model.calculate_loss(Interaction(window))
     assert both > loss + 1
     torch.testing.assert_close(both, torch.stack(alone).mean())
+    torch.testing.assert_close(both - loss, -2.0 * torch.cat(said).mean())
 
 
 # ---- the first vectors of OOV tokens ----
