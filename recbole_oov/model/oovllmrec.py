@@ -72,6 +72,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         super().__init__(config, dataset)
         self.n_users = dataset.num(self.USER_ID)
         self._kept_leaves: Tensor | None = None
+        self._kept_heads: Tensor | None = None
         self.rank_tokens = config["rank_tokens"]
         self.augmentation = float(config["augmentation"])
         self.item_augmentation = float(config["item_augmentation"])
@@ -353,7 +354,7 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         try:
             yield
         finally:
-            self._kept_leaves = None
+            self._kept_leaves = self._kept_heads = None
             self.tree.forget()
 
     def _make_leaves(self) -> Tensor:
@@ -421,14 +422,17 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         Returns:
             (N,)
         """
-        logits = self._item_logits(before, leaves, self.trained_items, excluded)
+        logits = self._item_logits(before, self._item_heads(leaves, self.trained_items), self.trained_items, excluded)
         return F.cross_entropy(logits, torch.searchsorted(self.trained_items, wanted), reduction="none")
 
-    def _item_logits(self, before: Tensor, leaves: Tensor, items: Tensor, excluded: Tensor | None) -> Tensor:
-        """Logits of some items in the softmax over all of them, ascending ids (M,); the rest as above. (N, M)"""
+    def _item_heads(self, leaves: Tensor, items: Tensor) -> Tensor:
+        """Output vectors of items (M,) in the softmax over all of them. (M, d)"""
         # An item's logit is its cluster's and its own; added as vectors they take no tables of N by items.
-        vectors = F.embedding(items, leaves) + F.embedding(self.oov_item_cluster[items], self._cluster_heads())
-        logits = before @ vectors.T
+        return F.embedding(items, leaves) + F.embedding(self.oov_item_cluster[items], self._cluster_heads())
+
+    def _item_logits(self, before: Tensor, heads: Tensor, items: Tensor, excluded: Tensor | None) -> Tensor:
+        """Logits of items, ascending ids (M,), by their vectors (M, d); the rest as above. (N, M)"""
+        logits = before @ heads.T
         if excluded is not None:
             place = torch.searchsorted(items, excluded).clamp(max=len(items) - 1)
             row, column = (items[place] == excluded).nonzero(as_tuple=True)
@@ -524,7 +528,12 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
 
     def _softmax_scores(self, state: Tensor, excluded: Tensor | None) -> Tensor:
         """Log-probabilities in the softmax over all trained items after states (B, d). (B, n_items)"""
-        log_probs = self._item_logits(state, self._leaves(), self.trained_items, excluded).log_softmax(dim=1)
+        heads = self._kept_heads
+        if heads is None:
+            heads = self._item_heads(self._leaves(), self.trained_items)
+            if self.tree.keeps and not (self.training or torch.is_grad_enabled()):
+                self._kept_heads = heads
+        log_probs = self._item_logits(state, heads, self.trained_items, excluded).log_softmax(dim=1)
         scores = log_probs.new_full((len(state), self.n_items), torch.finfo(log_probs.dtype).min)
         return scores.index_copy_(1, self.trained_items, log_probs)
 
@@ -541,10 +550,13 @@ class OOVLLMRec(BackboneState, SequentialRecommender):
         """:meth:`_softmax_scores`, so many items at a time at most, each scored twice: the denominator comes first."""
         state, excluded, leaves = self._state(interaction), self._excluded(interaction), self._leaves()
         parts = self.trained_items.split(size)
-        sums = [self._item_logits(state, leaves, part, excluded).logsumexp(dim=1) for part in parts]
-        total = torch.stack(sums).logsumexp(dim=0)[:, None]
+
+        def logits_of(part: Tensor) -> Tensor:
+            return self._item_logits(state, self._item_heads(leaves, part), part, excluded)
+
+        total = torch.stack([logits_of(part).logsumexp(dim=1) for part in parts]).logsumexp(dim=0)[:, None]
         for part in parts:
-            yield part, self._item_logits(state, leaves, part, excluded) - total
+            yield part, logits_of(part) - total
         for part in self._untrained().split(size):
             yield part, state.new_full((len(state), len(part)), torch.finfo(state.dtype).min)
 

@@ -174,6 +174,10 @@ def test_decoding_by_the_softmax_gives_what_it_learns(circles: Any, history_item
     gone[:, 0] = gone[:, -2:] = True
     assert (scores[gone] == least).all() and (scores[~gone] > -50).all()
 
+    with torch.no_grad(), model.keeping_vectors():
+        assert all(torch.equal(model.full_sort_predict(rows), scores) for _ in range(2))
+        assert model._kept_heads is not None
+    assert model._kept_heads is None
     for size in (5, 100):
         with torch.no_grad():
             blocks = list(model.block_scorer()(rows, size))
